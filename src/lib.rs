@@ -1,7 +1,10 @@
 //! Forward-only prompt tuning of pretrained Vision Transformers.
 #![warn(missing_docs)]
 
+pub mod data;
 pub mod error;
+mod files;
 pub mod model;
+pub mod tune;
 
 pub use error::{Error, Result};

@@ -1,5 +1,7 @@
 //! What a model is: its family-free description and its loaded weights.
 
+mod head;
 mod spec;
 
+pub use head::Head;
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};

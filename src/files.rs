@@ -1,0 +1,36 @@
+//! Files are replaced whole or not at all.
+
+use crate::{Error, Result};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes `path` through a temporary file beside it: fill, flush, fsync, rename, fsync the folder. On any error the
+/// temporary file is removed and what stood at `path` is untouched.
+pub(crate) fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| {
+        Error::io("write", path, io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"))
+    })?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    // The process id keeps two runs that write the same file from sharing a temporary.
+    let temporary = folder.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let written = (|| {
+        let mut writer = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
+        fill(&mut writer)?;
+        writer.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if let Err(source) = written {
+        // Best effort: the write error is the one to report.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("write", path, source));
+    }
+    // Some file systems cannot sync a folder; the rename itself has already happened.
+    if let Ok(folder) = File::open(&folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! What a tuning run is asked to do.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the prompts' gradient comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuessKind {
+    /// A_s·n, A_s = J_LNᵀ·Wᵀ normalised: forward only, the default.
+    WeightTranspose,
+    /// n ~ N(0, I), the same for the whole batch: forward only.
+    Directional,
+    /// n ~ N(0, I) per example: forward only.
+    Activation,
+    /// The exact gradient by per-block recompute: the oracle.
+    Backprop,
+    /// No prompts at all: only the head, on the frozen backbone. The baseline.
+    None,
+}
+
+/// Which head is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// Cosine to class means of the frozen model, temperature fitted; then frozen.
+    Prototype,
+    /// Zero-initialised linear classifier trained with the prompts; its own gradient is local and exact.
+    Linear,
+    /// The checkpoint's classifier, frozen.
+    Pretrained,
+    /// Another adapter's head, frozen.
+    Adapter,
+}
+
+/// Update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov and Hutter 2019).
+    Adamw,
+    /// AdamW with update clipping by the RMS of g/√v (Wortsman et al. 2023, algorithm 2).
+    StableAdamw,
+    /// SGD with momentum.
+    Sgd,
+}
+
+/// Training-time geometry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AugmentKind {
+    /// The evaluation preprocessing.
+    None,
+    /// Evaluation preprocessing and a random horizontal flip.
+    Flip,
+    /// Random resized crop and flip.
+    ResizedCrop,
+    /// VPT's recipe: resize to 256, random crop of 224 (in these proportions for other sizes), flip.
+    Vpt,
+}
+
+/// Everything that decides the bits of a run. A resumed run must be given the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TuneOptions {
+    /// Gradient source.
+    pub guess: GuessKind,
+    /// Tangents K per example and step (ignored by `backprop` and `none`).
+    pub tangents: usize,
+    /// Exponent on W's singular values in `weight-transpose`.
+    pub power: f64,
+    /// Prompts p per set.
+    pub prompts: usize,
+    /// One prompt set per block from `insert_at` on, instead of one set that stays.
+    pub deep: bool,
+    /// Block ℓ ahead of which (the first) prompts enter.
+    pub insert_at: usize,
+    /// Head.
+    pub head: HeadKind,
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate of the prompts.
+    pub lr: f64,
+    /// Peak learning rate of a linear head.
+    pub head_lr: f64,
+    /// Decoupled weight decay of the prompts and the linear head's matrix.
+    pub weight_decay: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Optimizer steps of the run.
+    pub steps: u64,
+    /// Linear warm-up steps, then cosine to zero.
+    pub warmup: u64,
+    /// Examples B per step.
+    pub batch: usize,
+    /// Augmentation.
+    pub augment: AugmentKind,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Share of the training split set aside for validation, stratified; 0 for none.
+    pub val_fraction: f64,
+    /// Steps between evaluations on the validation split; 0 for only at the end.
+    pub eval_every: u64,
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        TuneOptions {
+            guess: GuessKind::WeightTranspose,
+            tangents: 1,
+            power: 1.0,
+            prompts: 4,
+            deep: false,
+            insert_at: 0,
+            head: HeadKind::Prototype,
+            optimizer: OptimizerKind::Adamw,
+            lr: 1e-2,
+            head_lr: 1e-2,
+            weight_decay: 1e-4,
+            momentum: 0.9,
+            steps: 500,
+            warmup: 20,
+            batch: 32,
+            augment: AugmentKind::ResizedCrop,
+            seed: 0,
+            val_fraction: 0.1,
+            eval_every: 50,
+        }
+    }
+}
