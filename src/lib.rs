@@ -1,10 +1,12 @@
 //! Forward-only prompt tuning of pretrained Vision Transformers.
 #![warn(missing_docs)]
 
+pub mod backend;
 pub mod data;
 pub mod error;
 mod files;
 pub mod model;
+pub mod ops;
 pub mod tune;
 
 pub use error::{Error, Result};
