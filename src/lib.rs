@@ -5,6 +5,7 @@ pub mod data;
 pub mod error;
 mod files;
 pub mod model;
+pub mod rng;
 pub mod tune;
 
 pub use error::{Error, Result};
