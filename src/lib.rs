@@ -1,6 +1,8 @@
 //! Forward-only prompt tuning of pretrained Vision Transformers.
 #![warn(missing_docs)]
 
+pub mod adapter;
+mod container;
 pub mod data;
 pub mod error;
 mod files;
