@@ -1,12 +1,13 @@
 //! Forward-only prompt tuning of pretrained Vision Transformers.
 #![warn(missing_docs)]
 
-pub mod backend;
+pub mod adapter;
+mod container;
 pub mod data;
 pub mod error;
 mod files;
 pub mod model;
-pub mod ops;
+pub mod rng;
 pub mod tune;
 
 pub use error::{Error, Result};

@@ -1,7 +1,11 @@
 //! The tuner: options, events, optimizer, schedule, checkpoints and the loop over them.
 
 mod event;
+mod optimizer;
 mod options;
+mod schedule;
 
 pub use event::{Event, Observer, Score};
+pub use optimizer::{Optimizer, OptimizerSettings};
 pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+pub use schedule::warmup_cosine;
