@@ -6,5 +6,7 @@ pub mod error;
 mod files;
 pub mod model;
 pub mod tune;
+pub mod weights;
 
 pub use error::{Error, Result};
+pub use model::{LoadOptions, Model, ModelSpec};

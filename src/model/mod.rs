@@ -1,7 +1,16 @@
 //! What a model is: its family-free description and its loaded weights.
 
+mod describe;
+mod fields;
 mod head;
+mod labels;
+mod load;
+mod position;
+mod preprocessing;
 mod spec;
+mod timm;
+mod transformers;
 
 pub use head::Head;
+pub use load::{Family, LoadOptions, Model};
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};
