@@ -1,6 +1,7 @@
 //! Forward-only prompt tuning of pretrained Vision Transformers.
 #![warn(missing_docs)]
 
+pub mod cpu;
 pub mod data;
 pub mod error;
 mod files;
