@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod backend;
 mod container;
+pub mod cpu;
 pub mod data;
 pub mod encoder;
 pub mod engine;
