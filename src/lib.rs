@@ -14,6 +14,7 @@ pub mod guess;
 pub mod model;
 pub mod ops;
 pub mod rng;
+pub mod selftest;
 pub mod tune;
 pub mod weights;
 

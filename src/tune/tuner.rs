@@ -173,7 +173,7 @@ impl<'a> Tuner<'a> {
         let from = self.state.step * options.batch as u64;
         let augment = options.augment.into();
         let ahead = 2 * self.engine.most_examples();
-        let mut loader = self.photos.stream(ahead, requests(self.train.clone(), options.seed, augment, from));
+        let mut loader = self.photos.stream(ahead, requests(self.train.clone(), options.seed, augment, from))?;
         if self.state.step == 0 {
             self.save(observer)?;
         }
