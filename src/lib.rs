@@ -14,7 +14,9 @@ pub mod guess;
 pub mod model;
 pub mod ops;
 pub mod rng;
+pub mod selftest;
 pub mod tune;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use model::{LoadOptions, Model, ModelSpec};
