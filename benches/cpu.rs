@@ -1,6 +1,6 @@
 //! Speed of the CPU kernels: `cargo bench --bench cpu`, optionally with FORETUNE_ISA and a thread count as argument.
 
-use foretune::cpu::gemm::{Gemm, Strided, StridedMut, Start, Weight};
+use foretune::cpu::gemm::{Gemm, Start, Strided, StridedMut, Weight};
 use foretune::cpu::{isa::Isa, pool::Pool};
 use std::time::Instant;
 

@@ -45,7 +45,11 @@ impl Inputs<'_> {
 
     /// Keys from `row` on, to be read `keys` rows down: (element of the head, key).
     pub(super) fn keys(&self, row: usize, head: usize) -> Across {
-        Across { data: self.kv[row * self.kv_stride + head * self.heads.dim..].as_ptr(), depth: 1, across: self.kv_stride }
+        Across {
+            data: self.kv[row * self.kv_stride + head * self.heads.dim..].as_ptr(),
+            depth: 1,
+            across: self.kv_stride,
+        }
     }
 
     /// Values from `row` on: (key, element of the head).

@@ -45,7 +45,11 @@ impl WithSimd for Head<'_> {
         let scale_row = &mut rest[..QUERIES];
         let scale = inputs.scale();
         let first = rows.primal_row(b, 0);
-        let (key, value) = (inputs.keys(first, head), inputs.values(first, head));
+        let key = inputs.keys(first, head);
+        let value = inputs.values(first, head);
+        // As keys: (element of the head, key); and keys as values: (key, element).
+        let value = Across { depth: value.across, across: value.depth, ..value };
+        let key_by_depth = Across { depth: key.across, across: key.depth, ..key };
 
         for start in (0..tokens).step_by(QUERIES) {
             let count = QUERIES.min(tokens - start);
@@ -54,7 +58,8 @@ impl WithSimd for Head<'_> {
             let gradient = |i: usize| &dy[(first + start + i) * d + head * dim..][..dim];
             transpose_in(q, padded, scale, (0..count).map(|i| Some(query(i))));
             transpose_in(g, padded, 1.0, (0..count).map(|i| Some(gradient(i))));
-            for (i, (q, g)) in q_rows.chunks_exact_mut(padded_dim).zip(g_rows.chunks_exact_mut(padded_dim)).enumerate() {
+            for (i, (q, g)) in q_rows.chunks_exact_mut(padded_dim).zip(g_rows.chunks_exact_mut(padded_dim)).enumerate()
+            {
                 if i < count {
                     q[..dim].iter_mut().zip(query(i)).for_each(|(to, v)| *to = scale * v);
                     g[..dim].copy_from_slice(gradient(i));
@@ -72,7 +77,6 @@ impl WithSimd for Head<'_> {
             let add = start > 0;
             // dqᵀ = Kᵀ·dsᵀ; dk = ds·q, dv = p·g, summed over the tiles. SAFETY: every (row, head) belongs to one task.
             unsafe {
-                let key_by_depth = Across { data: key.data, depth: key.across, across: 1 };
                 kernels.multiply(
                     [padded, dim, tokens],
                     along(kernels, ds),

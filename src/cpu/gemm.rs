@@ -223,8 +223,7 @@ impl Gemm {
         let chunks = n.div_ceil(COLUMNS).max(if row_blocks < threads { threads } else { 1 });
         let column_block = n.div_ceil(chunks).next_multiple_of(panel);
         let column_blocks = n.div_ceil(column_block);
-        let product =
-            Product { m, n, k, x, w, layout, start, biased, y: Shared::new(y.data), y_stride: y.stride };
+        let product = Product { m, n, k, x, w, layout, start, biased, y: Shared::new(y.data), y_stride: y.stride };
 
         pool.for_each(row_blocks * column_blocks, |task, worker| {
             let rows = (task / column_blocks) * row_block;

@@ -18,9 +18,9 @@ pub use weights::{Block, Weights};
 
 use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};
-use num_traits::Zero;
 use crate::{Error, Result};
 use layout::Geometry;
+use num_traits::Zero;
 use std::sync::Arc;
 
 /// Fills the tangents of the prompt set that is entering: `(set, out)` with `out` `[K, B, p, d]`.

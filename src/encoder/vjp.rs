@@ -115,13 +115,7 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// From the head input's gradient `df` down to the prompts.
-    fn transpose(
-        &mut self,
-        g: &Geometry,
-        tape: &mut Tape<B>,
-        df: &mut [B::Elem],
-        grads: &mut [B::Elem],
-    ) -> Result<()> {
+    fn transpose(&mut self, g: &Geometry, tape: &mut Tape<B>, df: &mut [B::Elem], grads: &mut [B::Elem]) -> Result<()> {
         let weights = self.weights.clone();
         let d = weights.spec.width;
         self.backend.zero(&mut tape.dx, 0..g.examples * g.tokens * d)?;

@@ -3,10 +3,10 @@
 use super::Engine;
 use crate::Result;
 use crate::backend::Backend;
-use crate::ops::Reference;
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
 use crate::guess::{Activation, Directional, Guess, WeightTranspose};
 use crate::model::{Model, ModelSpec, PromptLayout};
+use crate::ops::Reference;
 use crate::tune::GuessKind;
 use std::sync::Arc;
 
@@ -19,7 +19,10 @@ pub struct Native<B: Backend> {
 /// Loads `model` onto the CPU with a private pool of `threads` threads (0: one per core). Errors: tensors cannot be
 /// read, memory is short, or `FORETUNE_ISA` names an instruction set this CPU lacks.
 pub fn cpu(model: &Model, threads: usize) -> Result<Native<Reference<f32>>> {
-    { let _ = threads; Native::load(Reference::new(), model) }
+    {
+        let _ = threads;
+        Native::load(Reference::new(), model)
+    }
 }
 
 impl<B: Backend> Native<B> {
@@ -79,11 +82,9 @@ where
         Ok(match kind {
             GuessKind::Activation => Some(Box::new(isotropic)),
             GuessKind::Directional => Some(Box::new(Directional(isotropic))),
-            GuessKind::WeightTranspose => Some(Box::new(WeightTranspose::new(
-                self.backend().clone(),
-                self.weights().clone(),
-                self.prompts(),
-            )?)),
+            GuessKind::WeightTranspose => {
+                Some(Box::new(WeightTranspose::new(self.backend().clone(), self.weights().clone(), self.prompts())?))
+            }
             GuessKind::Backprop | GuessKind::None => None,
         })
     }

@@ -189,11 +189,7 @@ fn compute<B: Backend>(case: &Case, model: &Model, backend: B) -> Result<Vec<(&'
     if let Some(head) = case.prototype(native.spec().head_width())? {
         case.check_labels(head.classes(), &labels)?;
         let results = probe.judge(&head, &head_inputs);
-        all.extend([
-            ("proto_logits", results.logits),
-            ("proto_losses", results.losses),
-            ("proto_jvps", results.jvps),
-        ]);
+        all.extend([("proto_logits", results.logits), ("proto_losses", results.losses), ("proto_jvps", results.jvps)]);
     }
     all.retain(|(name, _)| case.tensors.contains_key(*name));
     Ok(all)

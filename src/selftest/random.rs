@@ -65,7 +65,12 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
             ));
             let gradients = exact.gradients(head)?;
             let along = along(&gradients, &inputs);
-            checks.push(Check::new(name(&format!("{kind} ⟨gradient, v⟩ against JVPs, f64")), &along, &expected.jvps, 1e-9));
+            checks.push(Check::new(
+                name(&format!("{kind} ⟨gradient, v⟩ against JVPs, f64")),
+                &along,
+                &expected.jvps,
+                1e-9,
+            ));
             checks.push(Check::new(
                 name(&format!("{kind} gradients, CPU against reference")),
                 &fast.gradients(head)?,
@@ -146,16 +151,24 @@ fn random_model(seed: u64) -> Result<Model> {
             add(&format!("{norm}.weight"), &[WIDTH]);
             add(&format!("{norm}.bias"), &[WIDTH]);
         }
-        for (linear, n, k) in
-            [("attn.qkv", 3 * WIDTH, WIDTH), ("attn.proj", WIDTH, WIDTH), ("mlp.fc1", HIDDEN, WIDTH), ("mlp.fc2", WIDTH, HIDDEN)]
-        {
+        for (linear, n, k) in [
+            ("attn.qkv", 3 * WIDTH, WIDTH),
+            ("attn.proj", WIDTH, WIDTH),
+            ("mlp.fc1", HIDDEN, WIDTH),
+            ("mlp.fc2", WIDTH, HIDDEN),
+        ] {
             add(&format!("{linear}.weight"), &[n, k]);
             add(&format!("{linear}.bias"), &[n]);
         }
         add("ls1.gamma", &[WIDTH]);
         add("ls2.gamma", &[WIDTH]);
     }
-    for (name, shape) in [("norm.weight", vec![WIDTH]), ("norm.bias", vec![WIDTH]), ("head.weight", vec![CLASSES, WIDTH]), ("head.bias", vec![CLASSES])] {
+    for (name, shape) in [
+        ("norm.weight", vec![WIDTH]),
+        ("norm.bias", vec![WIDTH]),
+        ("head.weight", vec![CLASSES, WIDTH]),
+        ("head.bias", vec![CLASSES]),
+    ] {
         shapes.push((name.into(), shape));
     }
     let data: Vec<Vec<u8>> = shapes

@@ -27,8 +27,10 @@ mod tests {
         let train = vec![3, 5, 8, 13, 21];
         let all: Vec<_> = requests(train.clone(), 7, Augment::None, 0).take(23).map(|r| (r.item, r.epoch)).collect();
         for from in [1, 4, 5, 9, 12] {
-            let rest: Vec<_> =
-                requests(train.clone(), 7, Augment::None, from).take(23 - from as usize).map(|r| (r.item, r.epoch)).collect();
+            let rest: Vec<_> = requests(train.clone(), 7, Augment::None, from)
+                .take(23 - from as usize)
+                .map(|r| (r.item, r.epoch))
+                .collect();
             assert_eq!(rest, all[from as usize..]);
         }
         let mut first: Vec<_> = all[..5].iter().map(|r| r.0).collect();

@@ -145,9 +145,8 @@ mod tests {
     fn temperature_is_the_minimum_of_leave_one_out_cross_entropy() {
         // Own cosine 0.8 against 0.2 in three quarters of the rows, 0.1 against 0.4 in the rest: a finite optimum.
         let rows: Vec<f32> = (0..40).flat_map(|i| if i % 4 == 0 { [0.1, 0.4] } else { [0.8, 0.2] }).collect();
-        let cost = |tau: f64| -> f64 {
-            rows.chunks(2).map(|r| (1.0 + (tau * f64::from(r[1] - r[0])).exp()).ln()).sum()
-        };
+        let cost =
+            |tau: f64| -> f64 { rows.chunks(2).map(|r| (1.0 + (tau * f64::from(r[1] - r[0])).exp()).ln()).sum() };
         let tau = fit_temperature(&rows, 2);
         assert!(cost(tau) < cost(tau * 1.05) && cost(tau) < cost(tau / 1.05), "τ = {tau}");
     }

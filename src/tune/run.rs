@@ -114,9 +114,7 @@ where
         drop(tuner);
 
         let (prompts, head, step, validation) = match &state.best {
-            Some(best) => {
-                (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score))
-            }
+            Some(best) => (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score)),
             None => (state.prompts.clone(), state.head.clone(), state.step, None),
         };
         let test = self.dataset.items_of(Split::Test);

@@ -4,7 +4,9 @@ use super::checkpoint::{Best, OptimizerState, RunIdentity, TrainState};
 use super::order::requests;
 use super::photos::{Batch, Photos};
 use super::score::{score, top};
-use super::{Estimator, Event, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, TuneOptions, warmup_cosine};
+use super::{
+    Estimator, Event, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, TuneOptions, warmup_cosine,
+};
 use crate::data::Loader;
 use crate::encoder::Pass;
 use crate::engine::Engine;
