@@ -112,7 +112,7 @@ fn central_differences(
     let n = inputs.prompts.len();
     let mut out = Vec::new();
     for (row, v) in inputs.tangents.chunks_exact(n).enumerate() {
-        let mut loss_at = |h: f64| -> Result<f64> {
+        let loss_at = |h: f64| -> Result<f64> {
             let prompts = inputs.prompts.iter().zip(v).map(|(p, &v)| p + h * f64::from(v)).collect();
             let moved = Inputs { prompts, tangents: Vec::new(), count: 0, ..inputs.clone() };
             let mut probe = Probe::new(native, layout, moved)?;
