@@ -16,7 +16,6 @@ use foretune::tune::{
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -140,7 +139,15 @@ fn cells(args: &Args) -> Result<Vec<Cell>, Failure> {
     let mut cells = Vec::new();
     for head in &args.heads {
         let head: HeadKind = serde_json::from_value(head.as_str().into())?;
-        let base = Cell { data: data.clone(), head, insert_at: None, guess: GuessKind::None, lr: args.lrs[0], steps: args.steps, seed: args.seed };
+        let base = Cell {
+            data: data.clone(),
+            head,
+            insert_at: None,
+            guess: GuessKind::None,
+            lr: args.lrs[0],
+            steps: args.steps,
+            seed: args.seed,
+        };
         cells.push(base.clone());
         for &insert_at in &args.insert_at {
             for guess in
@@ -157,7 +164,7 @@ fn run_all(args: &Args) -> Result<(), Failure> {
     let [results] = args.results.as_slice() else { return Err("give one --results file to run into".into()) };
     let done: Vec<Cell> = read(results)?.into_iter().map(|o| o.cell).collect();
     let cells = cells(args)?;
-    let mut file = OpenOptions::new().create(true).append(true).open(results)?;
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(results)?;
     for (i, cell) in cells.iter().enumerate() {
         if done.contains(cell) {
             continue;
@@ -206,15 +213,17 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
         eval_every: 0,
         ..TuneOptions::default()
     };
-    let resources = Resources {
-        micro_batch: args.micro_batch,
-        decode_threads: 2,
-        saving: Saving::default(),
-        resume: false,
+    let resources =
+        Resources { micro_batch: args.micro_batch, decode_threads: 2, saving: Saving::default(), resume: false };
+    let job = Job {
+        model: &model,
+        native: &native,
+        dataset: &dataset,
+        options: &options,
+        resources: &resources,
+        head_from: None,
     };
-    let job = Job { model: &model, native: &native, dataset: &dataset, options: &options, resources: &resources, head_from: None };
-    let mut outcome =
-        Outcome { cell, validation: 0.0, test: 0.0, images_per_second: 0.0, peak_mb: 0.0, failure: None };
+    let mut outcome = Outcome { cell, validation: 0.0, test: 0.0, images_per_second: 0.0, peak_mb: 0.0, failure: None };
     match job.run(Compare::default(), &mut Silent) {
         Ok(done) => {
             let accuracy = |score: Option<Score>| score.map_or(0.0, |s| s.accuracy);
