@@ -193,6 +193,8 @@ pub trait Backend {
     fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
     /// A frozen vector.
     fn vector(&self, data: Vec<Self::Elem>) -> Result<Self::Vector>;
+    /// A frozen vector's values.
+    fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<Self::Elem>>;
     /// Host to device, from element `offset` on.
     fn write(&self, buffer: &mut Self::Buffer, offset: usize, data: &[Self::Elem]) -> Result<()>;
     /// Device to host, from element `offset` on.

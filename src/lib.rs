@@ -2,12 +2,18 @@
 #![warn(missing_docs)]
 
 pub mod adapter;
+pub mod backend;
 mod container;
 pub mod data;
+pub mod encoder;
+pub mod engine;
 pub mod error;
 mod files;
+pub mod guess;
 pub mod model;
+pub mod ops;
 pub mod rng;
 pub mod tune;
+pub mod weights;
 
 pub use error::{Error, Result};

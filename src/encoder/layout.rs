@@ -22,6 +22,8 @@ pub(super) struct BlockRows {
 /// Row sets of a pass over `examples` examples and `tangents` tangents.
 #[derive(Debug)]
 pub(super) struct Geometry {
+    /// Placement in force: the encoder's own, or none when a pass brings no prompts.
+    pub layout: PromptLayout,
     pub examples: usize,
     pub tangents: usize,
     /// T, prompts included.
@@ -78,6 +80,7 @@ impl Geometry {
                 next.shared && next.kv == blocks[block].out && layout.entering(block + 1).is_none();
         }
         Geometry {
+            layout,
             examples,
             tangents,
             tokens,

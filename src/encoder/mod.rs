@@ -13,6 +13,7 @@ mod layout;
 mod vjp;
 mod weights;
 
+pub use vjp::HeadGradient;
 pub use weights::{Block, Weights};
 
 use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
@@ -29,7 +30,7 @@ pub type TangentSource<'a, T> = dyn FnMut(usize, &mut [T]) -> Result<()> + 'a;
 pub struct Pass<'a, T> {
     /// `[B, c, H, W]`, normalised.
     pub images: &'a [T],
-    /// `[S, p, d]`; empty without prompts.
+    /// `[S, p, d]`, or empty for the frozen model.
     pub prompts: &'a [T],
     /// Tangents K.
     pub tangents: usize,
@@ -109,6 +110,11 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
+    /// Examples of the largest pass.
+    pub fn most_examples(&self) -> usize {
+        self.most_examples
+    }
+
     /// Values of one image.
     pub fn image_len(&self) -> usize {
         let spec = &self.weights.spec;
@@ -138,7 +144,8 @@ impl<B: Backend> Encoder<B> {
     fn geometry(&mut self, pass: &Pass<B::Elem>) -> Result<Arc<Geometry>> {
         let examples = pass.images.len() / self.image_len();
         expect("images", examples * self.image_len(), pass.images.len())?;
-        expect("prompts", self.prompts.parameters(self.spec()), pass.prompts.len())?;
+        let layout = if pass.prompts.is_empty() { PromptLayout::NONE } else { self.prompts };
+        expect("prompts", layout.parameters(self.spec()), pass.prompts.len())?;
         if examples == 0 || examples > self.most_examples {
             return Err(Error::Shape {
                 what: "examples of a pass",
@@ -146,10 +153,10 @@ impl<B: Backend> Encoder<B> {
                 found: examples.to_string(),
             });
         }
-        if pass.tangents > self.most_tangents || (pass.tangents > 0 && self.prompts.prompts == 0) {
+        if pass.tangents > self.most_tangents || (pass.tangents > 0 && layout.prompts == 0) {
             return Err(Error::Shape {
                 what: "tangents of a pass",
-                expected: if self.prompts.prompts == 0 {
+                expected: if layout.prompts == 0 {
                     "0, as there are no prompts".to_owned()
                 } else {
                     format!("0..={}", self.most_tangents)
@@ -157,11 +164,11 @@ impl<B: Backend> Encoder<B> {
                 found: pass.tangents.to_string(),
             });
         }
-        let known = self.geometries.iter().find(|g| g.examples == examples && g.tangents == pass.tangents);
-        if let Some(known) = known {
+        let wanted = (layout, examples, pass.tangents);
+        if let Some(known) = self.geometries.iter().find(|g| (g.layout, g.examples, g.tangents) == wanted) {
             return Ok(known.clone());
         }
-        let geometry = Arc::new(Geometry::new(self.spec(), self.prompts, examples, pass.tangents));
+        let geometry = Arc::new(Geometry::new(self.spec(), layout, examples, pass.tangents));
         self.geometries.push(geometry.clone());
         Ok(geometry)
     }
@@ -195,10 +202,10 @@ impl<B: Backend> Encoder<B> {
         let width = weights.spec.width;
         let mut normed = false;
         for (i, block) in weights.blocks.iter().enumerate() {
-            if let Some(set) = self.prompts.entering(i) {
+            if let Some(set) = g.layout.entering(i) {
                 self.place_prompts(g, set, prompts, tangents)?;
             }
-            if record && i >= self.prompts.insert_at {
+            if record && i >= g.layout.insert_at {
                 self.record(g, i)?;
             }
             let next = weights.blocks.get(i + 1).map(|b| &b.norm1);
@@ -229,7 +236,7 @@ impl<B: Backend> Encoder<B> {
         tangents: &mut TangentSource<B::Elem>,
     ) -> Result<()> {
         let width = self.weights.spec.width;
-        let len = self.prompts.prompts * width;
+        let len = g.layout.prompts * width;
         let values = &prompts[set * len..][..len];
         let (primal, rest) = self.staging.split_at_mut(g.examples * len);
         primal.chunks_exact_mut(len).for_each(|to| to.copy_from_slice(values));

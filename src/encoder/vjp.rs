@@ -164,7 +164,7 @@ impl<B: Backend> Encoder<B> {
         for b in 0..g.examples {
             for (n, group) in g.groups.iter().enumerate() {
                 let from = &df[(b * g.groups.len() + n) * d..][..d];
-                let share = B::Elem::of(group.len() as f64);
+                let share = B::Elem::from_f64(group.len() as f64);
                 for i in group.clone() {
                     let to = &mut host[rows.primal_row(b, i) * d..][..d];
                     to.iter_mut().zip(from).for_each(|(to, &g)| *to += g / share);

@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Linear, Norm};
 use crate::model::{Model, ModelSpec};
 use crate::ops::Real;
-use crate::weights::vit::{BlockRef, LinearRef, NormRef};
+use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef};
 use crate::{Error, Result};
 
 /// One transformer block on the device.
@@ -55,8 +55,8 @@ impl<B: Backend> Weights<B> {
 }
 
 fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Block<B>> {
-    let scale = |t: &Option<crate::weights::TensorRef>| -> Result<Option<B::Vector>> {
-        t.as_ref().map(|t| backend.vector(t.to_vec()?)).transpose()
+    let scale = |t: &Option<TensorRef>| -> Result<Option<B::Vector>> {
+        t.as_ref().map(|t| backend.vector(t.read()?)).transpose()
     };
     Ok(Block {
         norm1: load_norm(backend, &block.norm1, eps)?,
@@ -72,13 +72,13 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
 
 fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
     Ok(Linear {
-        weight: backend.matrix(linear.rows(), linear.cols(), linear.weight()?)?,
+        weight: backend.matrix(linear.rows(), linear.cols(), linear.read()?)?,
         bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()?,
     })
 }
 
 fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B>> {
-    Ok(Norm { gamma: backend.vector(norm.weight.to_vec()?)?, beta: backend.vector(norm.bias.to_vec()?)?, eps })
+    Ok(Norm { gamma: backend.vector(norm.weight.read()?)?, beta: backend.vector(norm.bias.read()?)?, eps })
 }
 
 /// Class and extra tokens (zero rows stand for the patches) plus the position table, summed in f64.
@@ -86,7 +86,7 @@ fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
     let (spec, vit) = (&model.spec, &model.vit);
     let mut table: Vec<f64> = Vec::new();
     for token in vit.class_token.iter().chain(&vit.extra_tokens) {
-        table.extend(token.to_vec::<f64>()?);
+        table.extend(token.read::<f64>()?);
     }
     table.resize(spec.tokens(0) * spec.width, 0.0);
     if let Some(position) = model.position_table()? {
@@ -99,5 +99,5 @@ fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
         }
         table.iter_mut().zip(position).for_each(|(t, p)| *t += p);
     }
-    Ok(table.into_iter().map(T::of).collect())
+    Ok(table.into_iter().map(T::from_f64).collect())
 }

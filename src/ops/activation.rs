@@ -9,22 +9,22 @@ use crate::model::{Activation, Mlp};
 /// (φ(x), φ′(x)).
 pub fn value_and_slope<T: Real>(kind: Activation, x: T) -> (T, T) {
     let one = T::one();
-    let half = T::of(0.5);
+    let half = T::from_f64(0.5);
     match kind {
         Activation::Gelu => {
-            let cdf = half * (one + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf());
-            let density = (-half * x * x).exp() * T::of(0.398_942_280_401_432_7);
+            let cdf = half * (one + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf());
+            let density = (-half * x * x).exp() * T::from_f64(0.398_942_280_401_432_7);
             (x * cdf, cdf + x * density)
         }
         Activation::GeluTanh => {
-            let c = T::of((2.0 / std::f64::consts::PI).sqrt());
-            let a = T::of(0.044715);
+            let c = T::from_f64((2.0 / std::f64::consts::PI).sqrt());
+            let a = T::from_f64(0.044715);
             let t = (c * (x + a * x * x * x)).tanh();
-            let slope = half * (one + t) + half * x * (one - t * t) * c * (one + T::of(3.0) * a * x * x);
+            let slope = half * (one + t) + half * x * (one - t * t) * c * (one + T::from_f64(3.0) * a * x * x);
             (half * x * (one + t), slope)
         }
         Activation::QuickGelu => {
-            let c = T::of(1.702);
+            let c = T::from_f64(1.702);
             let s = sigmoid(c * x);
             (x * s, s + x * c * s * (one - s))
         }

@@ -30,7 +30,7 @@ impl<T: Real> Keys<'_, T> {
 pub fn dual<T: Real>(heads: Heads, (q_rows, kv_rows, out_rows): (&Rows, &Rows, &Rows), q: &[T], kv: &[T], y: &mut [T]) {
     let Heads { count, dim } = heads;
     let d = count * dim;
-    let scale = T::of(dim as f64).sqrt().recip();
+    let scale = T::from_f64(dim as f64).sqrt().recip();
     let keys = kv_rows.primal().len();
     let mut p = vec![T::zero(); keys];
     let mut out = vec![T::zero(); dim];
@@ -78,7 +78,7 @@ pub fn dual<T: Real>(heads: Heads, (q_rows, kv_rows, out_rows): (&Rows, &Rows, &
 pub fn vjp<T: Real>(heads: Heads, rows: &Rows, q: &[T], kv: &[T], dy: &[T], dqkv: &mut [T]) {
     let Heads { count, dim } = heads;
     let d = count * dim;
-    let scale = T::of(dim as f64).sqrt().recip();
+    let scale = T::from_f64(dim as f64).sqrt().recip();
     let tokens = rows.primal().len();
     let (dq, dkv) = dqkv.split_at_mut(rows.len() * d);
     dq[..rows.len() * d].fill(T::zero());

@@ -18,10 +18,10 @@ fn dot<T: Real>(w: &[f32], x: &[T]) -> T {
     let (x8, x_rest) = x.as_chunks::<8>();
     for (w, x) in w8.iter().zip(x8) {
         for i in 0..8 {
-            lanes[i] += T::of_f32(w[i]) * x[i];
+            lanes[i] += T::from_f32(w[i]) * x[i];
         }
     }
-    let rest: T = w_rest.iter().zip(x_rest).map(|(&w, &x)| T::of_f32(w) * x).sum();
+    let rest: T = w_rest.iter().zip(x_rest).map(|(&w, &x)| T::from_f32(w) * x).sum();
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (b + f)) + ((c + g) + (d + h)) + rest
 }
@@ -36,10 +36,10 @@ fn matvec<T: Real>(matrix: ArrayView2<f32>, x: &[T], scale: T, z: &mut [T]) {
 /// u = (f − c)/‖f − c‖ into `u`; returns ‖f − c‖.
 fn direction<T: Real>(f: &[T], center: ArrayView1<f32>, u: &mut [T]) -> T {
     for ((u, &f), &c) in u.iter_mut().zip(f).zip(center) {
-        *u = f - T::of_f32(c);
+        *u = f - T::from_f32(c);
     }
     let norm = u.iter().map(|&v| v * v).sum::<T>().sqrt();
-    if norm > T::of(TINY) {
+    if norm > T::from_f64(TINY) {
         u.iter_mut().for_each(|v| *v /= norm);
     } else {
         u.fill(T::zero());
@@ -66,15 +66,15 @@ pub fn dual<T: Real>(head: &Head, examples: usize, planes: usize, f: &[T], z: &m
                 Head::Linear { weight, bias } => {
                     matvec(weight.view(), from, T::one(), to);
                     if plane == 0 {
-                        to.iter_mut().zip(bias).for_each(|(z, &b)| *z += T::of_f32(b));
+                        to.iter_mut().zip(bias).for_each(|(z, &b)| *z += T::from_f32(b));
                     }
                 }
                 Head::Prototype { means, tau, .. } => {
                     if plane == 0 {
-                        matvec(means.view(), &u, T::of_f32(*tau), to);
+                        matvec(means.view(), &u, T::from_f32(*tau), to);
                     } else {
                         project(&u, from, norm, &mut v);
-                        matvec(means.view(), &v, T::of_f32(*tau), to);
+                        matvec(means.view(), &v, T::from_f32(*tau), to);
                     }
                 }
             }
@@ -84,7 +84,7 @@ pub fn dual<T: Real>(head: &Head, examples: usize, planes: usize, f: &[T], z: &m
 
 /// (g − u(u·g))/‖f − c‖: the Jacobian of u, which is symmetric.
 fn project<T: Real>(u: &[T], g: &[T], norm: T, out: &mut [T]) {
-    if norm <= T::of(TINY) {
+    if norm <= T::from_f64(TINY) {
         out.fill(T::zero());
         return;
     }
@@ -100,7 +100,7 @@ pub fn vjp<T: Real>(head: &Head, f: &[T], dz: &[T], df: &mut [T]) {
         out.fill(T::zero());
         for (row, &g) in matrix.rows().into_iter().zip(dz) {
             let g = g * scale;
-            out.iter_mut().zip(row).for_each(|(out, &w)| *out += g * T::of_f32(w));
+            out.iter_mut().zip(row).for_each(|(out, &w)| *out += g * T::from_f32(w));
         }
     };
     match head {
@@ -109,7 +109,7 @@ pub fn vjp<T: Real>(head: &Head, f: &[T], dz: &[T], df: &mut [T]) {
             let mut u = vec![T::zero(); f.len()];
             let mut g = vec![T::zero(); f.len()];
             let norm = direction(f, center.view(), &mut u);
-            back(means, T::of_f32(*tau), &mut g);
+            back(means, T::from_f32(*tau), &mut g);
             project(&u, &g, norm, df);
         }
     }

@@ -15,16 +15,13 @@ pub mod residual;
 
 pub use reference::Reference;
 
+use crate::weights::Element;
 use num_traits::{Float, NumAssign};
 use std::fmt::Debug;
 use std::iter::Sum;
 
 /// A float the reference can compute in.
-pub trait Real: Float + NumAssign + Sum + Default + Debug + Send + Sync + 'static {
-    /// Nearest value to `x`.
-    fn of(x: f64) -> Self;
-    /// `x`, exactly.
-    fn of_f32(x: f32) -> Self;
+pub trait Real: Element + Float + NumAssign + Sum + Default + Debug + Send + Sync + 'static {
     /// This value, exactly.
     fn f64(self) -> f64;
     /// The error function.
@@ -32,12 +29,6 @@ pub trait Real: Float + NumAssign + Sum + Default + Debug + Send + Sync + 'stati
 }
 
 impl Real for f32 {
-    fn of(x: f64) -> Self {
-        x as f32
-    }
-    fn of_f32(x: f32) -> Self {
-        x
-    }
     fn f64(self) -> f64 {
         f64::from(self)
     }
@@ -47,12 +38,6 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
-    fn of(x: f64) -> Self {
-        x
-    }
-    fn of_f32(x: f32) -> Self {
-        f64::from(x)
-    }
     fn f64(self) -> f64 {
         self
     }

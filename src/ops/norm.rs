@@ -8,10 +8,10 @@ use crate::backend::Rows;
 
 /// Mean and 1/σ of a row.
 pub fn statistics<T: Real>(x: &[T], eps: f64) -> (T, T) {
-    let n = T::of(x.len() as f64);
+    let n = T::from_f64(x.len() as f64);
     let mean = x.iter().copied().sum::<T>() / n;
     let variance = x.iter().map(|&v| (v - mean) * (v - mean)).sum::<T>() / n;
-    (mean, (variance + T::of(eps)).sqrt().recip())
+    (mean, (variance + T::from_f64(eps)).sqrt().recip())
 }
 
 /// y = LN(x) of one row.
@@ -25,7 +25,7 @@ pub fn primal<T: Real>(x: &[T], gamma: &[T], beta: &[T], eps: f64, y: &mut [T]) 
 /// ẏ = J_LN(x)·ẋ of one row.
 pub fn tangent<T: Real>(x: &[T], dx: &[T], gamma: &[T], eps: f64, dy: &mut [T]) {
     let (mean, rstd) = statistics(x, eps);
-    let n = T::of(x.len() as f64);
+    let n = T::from_f64(x.len() as f64);
     let mean_t = dx.iter().copied().sum::<T>() / n;
     let mean_xt = x.iter().zip(dx).map(|(&x, &t)| (x - mean) * rstd * t).sum::<T>() / n;
     for i in 0..x.len() {
@@ -36,7 +36,7 @@ pub fn tangent<T: Real>(x: &[T], dx: &[T], gamma: &[T], eps: f64, dy: &mut [T]) 
 /// dx += J_LN(x)ᵀ·dy of one row.
 pub fn vjp<T: Real>(x: &[T], dy: &[T], gamma: &[T], eps: f64, dx: &mut [T]) {
     let (mean, rstd) = statistics(x, eps);
-    let n = T::of(x.len() as f64);
+    let n = T::from_f64(x.len() as f64);
     let mean_g = gamma.iter().zip(dy).map(|(&g, &d)| g * d).sum::<T>() / n;
     let mean_xg = (0..x.len()).map(|i| (x[i] - mean) * rstd * gamma[i] * dy[i]).sum::<T>() / n;
     for i in 0..x.len() {

@@ -45,7 +45,7 @@ pub fn pool<T: Real>(rows: &Rows, width: usize, groups: &[Range<usize>], y: &[T]
                     let row = if plane == 0 { rows.primal_row(b, i) } else { rows.tangent_row(plane - 1, b, i) };
                     to.iter_mut().zip(&y[row * width..][..width]).for_each(|(to, &y)| *to += y);
                 }
-                let n = T::of(group.len() as f64);
+                let n = T::from_f64(group.len() as f64);
                 to.iter_mut().for_each(|v| *v /= n);
             }
         }
