@@ -17,3 +17,4 @@ pub mod tune;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use model::{LoadOptions, Model, ModelSpec};

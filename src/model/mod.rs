@@ -1,9 +1,18 @@
 //! What a model is: its family-free description and its loaded weights.
 
+mod describe;
+mod fields;
 mod head;
 mod prompts;
+mod labels;
+mod load;
+mod position;
+mod preprocessing;
 mod spec;
+mod timm;
+mod transformers;
 
 pub use head::Head;
 pub use prompts::PromptLayout;
+pub use load::{Family, LoadOptions, Model};
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};
