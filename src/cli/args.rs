@@ -15,7 +15,6 @@ use std::path::PathBuf;
 #[command(
     name = "foretune",
     version,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 something failed, 2 the command line was wrong.\n\
@@ -149,10 +148,6 @@ pub(super) struct DataArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
-    #[command(flatten)]
-    pub(super) model: ModelArgs,
-    #[command(flatten)]
-    pub(super) data: DataArgs,
     /// Tuned prompts and head; without it the checkpoint's own classifier is scored
     #[arg(long, value_name = "FILE")]
     pub(super) adapter: Option<PathBuf>,
@@ -164,24 +159,25 @@ pub(super) struct EvalArgs {
     /// Images per forward pass; changes memory and speed, not results
     #[arg(long, value_name = "N", default_value = "16", value_parser = count(1..=65_535))]
     pub(super) micro_batch: usize,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
-    #[command(flatten)]
-    pub(super) model: ModelArgs,
     /// Tuned prompts and head; without it the checkpoint's own classifier is used
     #[arg(long, value_name = "FILE")]
     pub(super) adapter: Option<PathBuf>,
     /// Classes to print per image
     #[arg(long, value_name = "N", default_value = "5", value_parser = count(1..=1_000_000))]
     pub(super) top: usize,
-    /// Class names for a model without them: a text file, one name a line [default: labels.txt beside the model]
-    #[arg(long, value_name = "FILE")]
-    pub(super) labels: Option<PathBuf>,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub(super) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
 }
 
 #[derive(Debug, Args)]

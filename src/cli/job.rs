@@ -77,7 +77,6 @@ pub(super) struct PredictJob {
     pub(super) model: ModelSource,
     pub(super) adapter: Option<PathBuf>,
     pub(super) top: usize,
-    pub(super) labels: Option<PathBuf>,
     pub(super) images: Vec<PathBuf>,
 }
 
@@ -212,14 +211,10 @@ impl EvalJob {
 
 impl PredictJob {
     fn new(args: PredictArgs) -> Result<Self> {
-        if args.labels.is_some() && args.adapter.is_some() {
-            return Err(Error::Options("--labels cannot be used with --adapter, which brings its class names".into()));
-        }
         Ok(PredictJob {
             model: ModelSource::new(args.model, args.adapter.as_deref())?,
             adapter: args.adapter,
             top: args.top,
-            labels: args.labels,
             images: args.images,
         })
     }
@@ -293,7 +288,7 @@ mod tests {
         for line in [
             "eval --model m --data d --format folder --crop-boxes",
             "eval --model m --data d --format cub --adapter a --image-size 64",
-            "predict --model m --adapter a --labels l image.png",
+            "predict --model m --adapter a --image-size 64 image.png",
             "tune --model m --data d --format cub --out ..",
         ] {
             assert!(job(&format!("foretune {line}")).expect_err(line).is_usage(), "{line}");

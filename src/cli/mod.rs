@@ -45,12 +45,16 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(job: Job, global: &Global) -> Result<()> {
-    if let Some(threads) = global.threads {
-        // The pool that decodes and lists files; the one that computes is the backend's own.
+    let threads = match &job {
+        Job::Verify(source) => source.decode_threads.or(global.threads),
+        _ => global.threads,
+    };
+    if let Some(threads) = threads {
+        // The pool that lists and verifies files; the one that computes is the backend's own.
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
-            .map_err(|error| Error::Options(format!("--threads {threads}: {error}")))?;
+            .map_err(|error| Error::Options(format!("{threads} threads: {error}")))?;
     }
     match job {
         Job::Inspect(path) => run_inspect::run(&path, global),

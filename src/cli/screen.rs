@@ -268,7 +268,10 @@ mod tests {
                 Event::Skipped { step: 3, reason: "the loss is NaN".into() },
             ],
         );
-        assert_eq!(found[..3], ["head inputs: 64 images", "head inputs: 32/64", "step 1/40  loss 2.0000  acc 25.0 %  12.5 img/s"]);
+        assert_eq!(
+            found[..3],
+            ["head inputs: 64 images", "head inputs: 32/64", "step 1/40  loss 2.0000  acc 25.0 %  12.5 img/s"]
+        );
         assert!(found[3].starts_with("step 2/40  loss 2.0000  acc 25.0 %  12.5 img/s  ETA 00:0"), "{}", found[3]);
         assert_eq!(
             found[4..],
@@ -285,9 +288,10 @@ mod tests {
 
     #[test]
     fn templates_are_valid() {
-        for template in
-            ["{msg} {wide_bar} {pos}/{len} images  {per_sec}  ETA {eta}", "tune {wide_bar} {pos}/{len} steps  {msg}  ETA {eta}"]
-        {
+        for template in [
+            "{msg} {wide_bar} {pos}/{len} images  {per_sec}  ETA {eta}",
+            "tune {wide_bar} {pos}/{len} steps  {msg}  ETA {eta}",
+        ] {
             ProgressStyle::with_template(template).unwrap();
         }
     }

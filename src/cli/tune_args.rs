@@ -9,15 +9,15 @@ use std::sync::LazyLock;
 static DEFAULT: LazyLock<TuneOptions> = LazyLock::new(TuneOptions::default);
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("length"))]
+#[command(group = ArgGroup::new("length"), allow_negative_numbers = true)]
 pub(super) struct TuneArgs {
+    /// Adapter to write; it is replaced whole when the run is done
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
     pub(super) data: DataArgs,
-    /// Adapter to write; it is replaced whole when the run is done
-    #[arg(long, value_name = "FILE")]
-    pub(super) out: PathBuf,
     #[command(flatten)]
     pub(super) method: MethodArgs,
     #[command(flatten)]
