@@ -4,6 +4,7 @@
 pub mod adapter;
 pub mod backend;
 mod container;
+pub mod cpu;
 pub mod data;
 pub mod encoder;
 pub mod engine;
@@ -13,6 +14,7 @@ pub mod guess;
 pub mod model;
 pub mod ops;
 pub mod rng;
+pub mod selftest;
 pub mod tune;
 pub mod weights;
 

@@ -18,7 +18,7 @@ pub use weights::{Block, Weights};
 
 use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};
-use crate::ops::Real;
+use num_traits::Zero;
 use crate::{Error, Result};
 use layout::Geometry;
 use std::sync::Arc;

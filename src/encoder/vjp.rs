@@ -6,7 +6,8 @@ use super::layout::Geometry;
 use super::{Block, Encoder, Pass, expect};
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Rows, hidden_columns};
-use crate::ops::Real;
+use crate::weights::Element;
+use num_traits::Zero;
 
 /// Buffers of the VJP.
 pub(super) struct Tape<B: Backend> {

@@ -69,7 +69,8 @@ impl<B: Backend<Elem = f32>> WeightTranspose<B> {
             let block = layout.insert_at + set;
             let unread = layout.deep || block + 1 == depth;
             let outputs = if unread { d..3 * d } else { 0..3 * d };
-            guess.layers.push(guess.layer(block, outputs, layout.prompts)?);
+            let layer = guess.layer(block, outputs, layout.prompts)?;
+            guess.layers.push(layer);
         }
         Ok(guess)
     }

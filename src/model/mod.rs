@@ -3,16 +3,16 @@
 mod describe;
 mod fields;
 mod head;
+mod prompts;
 mod labels;
 mod load;
 mod position;
 mod preprocessing;
-mod prompts;
 mod spec;
 mod timm;
 mod transformers;
 
 pub use head::Head;
-pub use load::{Family, LoadOptions, Model};
 pub use prompts::PromptLayout;
+pub use load::{Family, LoadOptions, Model};
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};

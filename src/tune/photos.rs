@@ -24,13 +24,13 @@ impl Photos {
     }
 
     /// Photos in the order of `requests`, decoded up to `ahead` in advance.
-    pub fn stream(&self, ahead: usize, requests: impl Iterator<Item = Request> + Send + 'static) -> Loader {
+    pub fn stream(&self, ahead: usize, requests: impl Iterator<Item = Request> + Send + 'static) -> Result<Loader> {
         let options = LoaderOptions { threads: self.decode_threads, ahead: ahead.max(1), seed: self.seed };
         Loader::new(self.items.clone(), self.preprocess.clone(), requests, options)
     }
 
     /// `indices` once, in order, without augmentation.
-    pub fn once(&self, ahead: usize, indices: &[usize]) -> Loader {
+    pub fn once(&self, ahead: usize, indices: &[usize]) -> Result<Loader> {
         let indices = indices.to_vec();
         self.stream(ahead, indices.into_iter().map(|item| Request { item, epoch: 0, augment: Augment::None }))
     }
