@@ -185,10 +185,10 @@ impl TuneJob {
     /// # Errors
     /// [`Error::Options`] when the warm-up is longer than the run.
     pub(super) fn resolve(&self, examples: usize) -> Result<TuneOptions> {
-        let per_epoch = (examples as u64).div_ceil(self.options.batch as u64).max(1);
         let steps = match self.length {
             Length::Steps(steps) => steps,
-            Length::Epochs(epochs) => epochs.saturating_mul(per_epoch),
+            // Batches run on across the end of an epoch.
+            Length::Epochs(epochs) => epochs.saturating_mul(examples as u64).div_ceil(self.options.batch as u64).max(1),
         };
         let warmup = self.warmup.unwrap_or((steps / 10).min(20));
         let options = TuneOptions { steps, warmup, ..self.options.clone() };
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn epochs_count_partial_batches() {
+    fn epochs_are_rounded_up_to_whole_batches() {
         let job = tune("--epochs 3 --batch 32").unwrap();
-        assert_eq!(job.resolve(65).unwrap().steps, 9);
+        assert_eq!(job.resolve(65).unwrap().steps, 7);
         assert_eq!(job.resolve(64).unwrap().steps, 6);
         assert_eq!(tune("--steps 40").unwrap().resolve(65).unwrap().warmup, 4);
         assert_eq!(tune("--steps 40 --warmup 0").unwrap().resolve(65).unwrap().warmup, 0);

@@ -3,9 +3,14 @@
 mod args;
 mod interrupt;
 mod job;
+mod load;
 mod memory;
 mod output;
+mod run_eval;
 mod run_inspect;
+mod run_predict;
+mod run_selftest;
+mod run_tune;
 mod run_verify;
 mod screen;
 mod table;
@@ -32,7 +37,8 @@ pub(crate) fn main() -> ExitCode {
     };
     log_to_stderr();
     match Job::new(cli).and_then(|(job, global)| run(job, &global)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) if error.is_usage() => {
             output::note(&format!("error: {error}\n\nFor more information, try '--help'."));
             ExitCode::from(2)
@@ -44,7 +50,8 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run(job: Job, global: &Global) -> Result<()> {
+/// Whether nothing was found wrong; what was has been reported.
+fn run(job: Job, global: &Global) -> Result<bool> {
     let threads = match &job {
         Job::Verify(source) => source.decode_threads.or(global.threads),
         _ => global.threads,
@@ -57,15 +64,19 @@ fn run(job: Job, global: &Global) -> Result<()> {
             .map_err(|error| Error::Options(format!("{threads} threads: {error}")))?;
     }
     match job {
-        Job::Inspect(path) => run_inspect::run(&path, global),
+        Job::Tune(job) => run_tune::run(&job, global).map(|()| true),
+        Job::Eval(job) => run_eval::run(&job, global).map(|()| true),
+        Job::Predict(job) => run_predict::run(&job, global),
+        Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),
         Job::Verify(source) => run_verify::run(&source, global),
+        Job::Selftest(job) => run_selftest::run(&job, global),
+        Job::Demo(_) => todo!(),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "foretune", &mut script);
-            output::line(String::from_utf8_lossy(&script).trim_end())
+            output::line(String::from_utf8_lossy(&script).trim_end()).map(|()| true)
         }
-        _ => todo!(),
     }
 }
 

@@ -4,12 +4,13 @@ use super::args::Global;
 use super::job::DataSource;
 use super::output;
 use super::screen::Screen;
+use foretune::Result;
 use foretune::data::{Dataset, OpenOptions, Problem, Split};
 use foretune::tune::{Event, Observer};
-use foretune::{Error, Result};
 use serde_json::json;
 
-pub(super) fn run(source: &DataSource, global: &Global) -> Result<()> {
+/// Whether there were no problems.
+pub(super) fn run(source: &DataSource, global: &Global) -> Result<bool> {
     let mut dataset = open_quietly(source)?;
     let mut screen = Screen::new(global);
     // Standard output gets findings and a summary, not progress.
@@ -27,14 +28,13 @@ pub(super) fn run(source: &DataSource, global: &Global) -> Result<()> {
         print_problem(problem, global.json)?;
     }
     print_summary("data set", &dataset, global.json)?;
-    match dataset.problems.len() {
-        0 => Ok(()),
-        _ if source.options.skip_bad => Ok(()),
-        count => Err(Error::Data {
-            path: dataset.root,
-            problem: format!("{count} problem{}, listed above", if count == 1 { "" } else { "s" }),
-        }),
+    let count = dataset.problems.len();
+    if count == 0 || source.options.skip_bad {
+        return Ok(true);
     }
+    let plural = if count == 1 { "" } else { "s" };
+    output::note(&format!("error: {}: {count} problem{plural}, listed above", source.root.display()));
+    Ok(false)
 }
 
 /// Opens the data set past its problems, which the caller prints, all of them.

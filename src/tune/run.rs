@@ -31,6 +31,8 @@ pub struct Resources {
 /// What stands beside the tuned score.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compare {
+    /// Score the test split at all.
+    pub test: bool,
     /// Train the head alone where the frozen-head baseline needs it (linear heads); other baselines cost one scoring.
     pub baseline: bool,
     /// Run the exact gradient under the same data order.
@@ -114,14 +116,12 @@ where
         drop(tuner);
 
         let (prompts, head, step, validation) = match &state.best {
-            Some(best) => {
-                (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score))
-            }
+            Some(best) => (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score)),
             None => (state.prompts.clone(), state.head.clone(), state.step, None),
         };
         let test = self.dataset.items_of(Split::Test);
         let mut scores = Scores::default();
-        if !test.is_empty() {
+        if compare.test && !test.is_empty() {
             let classifier = head.clone().map_or_else(|| self.pretrained(), Ok)?;
             let values = prompts.as_slice().expect("row-major");
             scores.tuned = Some(score(&mut engine, &photos, &test, values, &classifier, "test", observer)?);
