@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 const FORMAT: Format = Format { name: "foretune-adapter", version: 1, what: "an adapter" };
-/// Beyond any image a ViT reads; keeps a hostile file from asking for a huge buffer.
-const MAX_SIDE: usize = 16_384;
 
 /// The frozen model an adapter belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,15 +178,28 @@ impl Adapter {
         self.fits(spec, fingerprint).map_err(|problem| Error::Adapter { path: path.to_owned(), problem })
     }
 
-    fn fits(&self, spec: &ModelSpec, fingerprint: &str) -> Result<(), String> {
+    /// The part of [`check`](Self::check) that concerns the backbone's weights alone: enough to take over the head.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] that names both backbones.
+    pub fn check_backbone(&self, path: &Path, spec: &ModelSpec, fingerprint: &str) -> Result<()> {
+        self.same_backbone(spec, fingerprint).map_err(|problem| Error::Adapter { path: path.to_owned(), problem })
+    }
+
+    fn same_backbone(&self, spec: &ModelSpec, fingerprint: &str) -> Result<(), String> {
         let here = Backbone::new(spec, fingerprint);
-        if self.backbone.fingerprint != here.fingerprint {
-            return Err(format!(
-                "this adapter was made for another backbone: {}; the model given is {}. Give the model it was tuned on",
-                self.backbone.summary(),
-                here.summary()
-            ));
+        if self.backbone.fingerprint == here.fingerprint {
+            return Ok(());
         }
+        Err(format!(
+            "this adapter was made for another backbone: {}; the model given is {}. Give the model it was tuned on",
+            self.backbone.summary(),
+            here.summary()
+        ))
+    }
+
+    fn fits(&self, spec: &ModelSpec, fingerprint: &str) -> Result<(), String> {
+        self.same_backbone(spec, fingerprint)?;
         let fit = |what: &str, ours: String, models: String| match ours == models {
             true => Ok(()),
             false => Err(format!("{what} is {ours} in the adapter but {models} in the model; the adapter is damaged")),
@@ -232,18 +243,7 @@ impl Adapter {
                 return Err(format!("{names} class names for a head of {rows} classes"));
             }
         }
-        let Preprocess { crop, resize, mean, std, .. } = &self.preprocess;
-        let resized = match resize {
-            crate::data::Resize::ShortSide(side) => [*side; 2],
-            crate::data::Resize::Exact(sides) => *sides,
-        };
-        if !crop.iter().chain(&resized).all(|side| (1..=MAX_SIDE).contains(side)) {
-            return Err(format!("preprocessing to {resized:?} and {crop:?} pixels; sides must lie in 1..={MAX_SIDE}"));
-        }
-        if !mean.iter().chain(std).all(|v| v.is_finite()) || std.iter().any(|&s| s <= 0.0) {
-            return Err(format!("preprocessing with mean {mean:?} and std {std:?}; std must be positive"));
-        }
-        Ok(())
+        self.preprocess.check()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a tuning run is asked to do.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Where the prompts' gradient comes from.
@@ -122,5 +123,36 @@ impl Default for TuneOptions {
             val_fraction: 0.1,
             eval_every: 50,
         }
+    }
+}
+
+impl TuneOptions {
+    /// Checks what can be checked without a model or data.
+    ///
+    /// # Errors
+    /// [`Error::Options`] that names the option and the values it may have.
+    pub fn validate(&self) -> Result<()> {
+        let within = |name: &str, value: f64, fits: bool, range: &str| match fits {
+            true => Ok(()),
+            false => Err(Error::Options(format!("{name} is {value}; it must be {range}"))),
+        };
+        let rate = |name, value: f64| within(name, value, value.is_finite() && value >= 0.0, "a number from 0 on");
+        rate("lr", self.lr)?;
+        rate("head-lr", self.head_lr)?;
+        rate("weight-decay", self.weight_decay)?;
+        let share = |name, value: f64| within(name, value, (0.0..1.0).contains(&value), "at least 0 and below 1");
+        share("momentum", self.momentum)?;
+        share("val-fraction", self.val_fraction)?;
+        // The limits are those of the random numbers' 16-bit fields, and of batches anyone has memory for.
+        for (name, value) in [("tangents", self.tangents), ("prompts", self.prompts), ("batch", self.batch)] {
+            within(name, value as f64, (1..1 << 16).contains(&value), "from 1 to 65535")?;
+        }
+        if self.steps == 0 || self.warmup > self.steps {
+            let (steps, warmup) = (self.steps, self.warmup);
+            return Err(Error::Options(format!(
+                "steps is {steps} and warmup {warmup}; a run needs at least one step and no more of them to warm up"
+            )));
+        }
+        Ok(())
     }
 }

@@ -31,6 +31,8 @@ pub struct Resources {
 /// What stands beside the tuned score.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compare {
+    /// Score the test split at all.
+    pub test: bool,
     /// Train the head alone where the frozen-head baseline needs it (linear heads); other baselines cost one scoring.
     pub baseline: bool,
     /// Run the exact gradient under the same data order.
@@ -119,7 +121,7 @@ where
         };
         let test = self.dataset.items_of(Split::Test);
         let mut scores = Scores::default();
-        if !test.is_empty() {
+        if compare.test && !test.is_empty() {
             let classifier = head.clone().map_or_else(|| self.pretrained(), Ok)?;
             let values = prompts.as_slice().expect("row-major");
             scores.tuned = Some(score(&mut engine, &photos, &test, values, &classifier, "test", observer)?);

@@ -1,0 +1,285 @@
+//! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
+
+use super::tune_args::TuneArgs;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use foretune::data::{Format, Split};
+use foretune::{Error, Result};
+use std::path::PathBuf;
+
+/// Tunes prompt tokens of a pretrained Vision Transformer with forward passes only.
+///
+/// The backbone stays frozen and nothing is stored for a backward pass, so tuning needs about the memory of inference. Weights
+/// are safetensors files of transformers or timm models; what tuning produces is an adapter, one small safetensors file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "foretune",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 something failed, 2 the command line was wrong.\n\
+                  RUST_LOG=info (or debug) shows what the library does."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    #[command(flatten)]
+    pub(super) global: Global,
+}
+
+/// Options of every command.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(super) struct Global {
+    /// Print JSON to standard output, one object a line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Print errors and results only
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+    /// Threads that compute [default: all cores]
+    ///
+    /// Results do not depend on it.
+    #[arg(long, global = true, value_name = "N", value_parser = count(1..=1024))]
+    pub(super) threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Tune prompts on a data set and write an adapter
+    ///
+    /// Ctrl-C stops after the current step and saves a checkpoint; --resume continues from it and gives the same adapter,
+    /// to the bit, as a run that was never stopped.
+    Tune(Box<TuneArgs>),
+    /// Score a model, with or without an adapter, on a data set
+    Eval(EvalArgs),
+    /// Print the top classes of images
+    ///
+    /// With --json: {"path": …, "top": [{"class_id": …, "name": …, "score": …, "probability": …}, …]} per image, best
+    /// first; the score is the class's logit.
+    Predict(PredictArgs),
+    /// Say what a model, adapter, checkpoint or data set is
+    ///
+    /// Prints the kind, shapes and preprocessing. A folder is taken for a model if it holds weights, else for a data set.
+    Inspect {
+        /// Model file or folder, adapter, training checkpoint, or data set
+        path: PathBuf,
+    },
+    /// Work with data sets
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Check this build's arithmetic on this machine
+    ///
+    /// Without --case: a random model; the fast backend against the reference, directional derivatives against central
+    /// differences, and the exact gradient against directional derivatives.
+    Selftest(SelftestArgs),
+    /// Tune a small built-in model on generated images
+    ///
+    /// Needs no files: writes images, a model and the tuned adapter, and prints the accuracy before and after.
+    Demo {
+        /// Folder to write into
+        #[arg(long, value_name = "DIR", default_value = "demo-out")]
+        out: PathBuf,
+    },
+    /// Print a shell's completion script
+    ///
+    /// For example: foretune completions bash > ~/.local/share/bash-completion/completions/foretune
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Count images and classes, decode every image and list what cannot be used
+    Verify {
+        #[command(flatten)]
+        data: DataArgs,
+    },
+}
+
+/// Which weights, and how the encoder is set up.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// Weights: a safetensors file, or the folder that holds model.safetensors (or its shards) and config.json
+    #[arg(long, value_name = "PATH")]
+    pub(super) model: PathBuf,
+    /// Run at this image size: N, or HEIGHTxWIDTH [default: the checkpoint's]
+    ///
+    /// Position embeddings are interpolated as the checkpoint's library does it. An adapter brings its own size.
+    #[arg(long, alias = "image", value_name = "N|HxW", value_parser = image_size)]
+    pub(super) image_size: Option<[usize; 2]>,
+    /// Attention heads, for weights without config.json whose width does not tell
+    #[arg(long, value_name = "N", value_parser = count(1..=4096))]
+    pub(super) heads: Option<usize>,
+}
+
+/// Which data.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(super) struct DataArgs {
+    /// The data set's folder (csv: also the table itself)
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: PathBuf,
+    /// Its layout
+    ///
+    /// cub: CUB-200-2011. cars: Stanford Cars. dogs: Stanford Dogs. folder: one folder per class, perhaps in train/, val/ and
+    /// test/. csv: a table path,label[,split].
+    #[arg(long, value_name = "FORMAT", value_parser = choice::<Format>(&[
+        ("cub", "CUB-200-2011"),
+        ("cars", "Stanford Cars"),
+        ("dogs", "Stanford Dogs"),
+        ("folder", "one folder per class"),
+        ("csv", "a table path,label[,split]"),
+    ]))]
+    pub(super) format: Format,
+    /// Crop images to the boxes that the data set comes with
+    #[arg(long)]
+    pub(super) crop_boxes: bool,
+    /// Continue without images that are absent, unreadable or mislabelled
+    #[arg(long)]
+    pub(super) skip_bad: bool,
+    /// Threads that decode images ahead of compute [default: half of the cores]
+    #[arg(long, value_name = "N", value_parser = count(1..=256))]
+    pub(super) decode_threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// Tuned prompts and head; without it the checkpoint's own classifier is scored
+    #[arg(long, value_name = "FILE")]
+    pub(super) adapter: Option<PathBuf>,
+    /// Images to score
+    #[arg(long, value_name = "SPLIT", default_value = "test", value_parser = choice::<Split>(&[
+        ("train", ""), ("val", ""), ("test", ""),
+    ]))]
+    pub(super) split: Split,
+    /// Images per forward pass; changes memory and speed, not results
+    #[arg(long, value_name = "N", default_value = "16", value_parser = count(1..=65_535))]
+    pub(super) micro_batch: usize,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    /// Tuned prompts and head; without it the checkpoint's own classifier is used
+    #[arg(long, value_name = "FILE")]
+    pub(super) adapter: Option<PathBuf>,
+    /// Classes to print per image
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count(1..=1_000_000))]
+    pub(super) top: usize,
+    /// Images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(super) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SelftestArgs {
+    /// Compare with a golden case: a folder with case.safetensors
+    #[arg(long, value_name = "DIR")]
+    pub(super) case: Option<PathBuf>,
+    /// Weights of the case [default: those in its folder]
+    #[arg(long, value_name = "PATH", requires = "case")]
+    pub(super) model: Option<PathBuf>,
+    /// Arithmetic: f32 is the CPU backend, f64 the reference
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_enum)]
+    pub(super) dtype: Dtype,
+    /// Write the computed tensors under the case's names to this safetensors file
+    #[arg(long, value_name = "FILE", requires = "case")]
+    pub(super) dump: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Dtype {
+    F32,
+    F64,
+}
+
+/// A count within `range`.
+pub(super) fn count(range: std::ops::RangeInclusive<i64>) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(i64).range(range).map(|n| n as usize)
+}
+
+/// One of the named variants of a library type, by its serialised name; each with a line of help.
+pub(super) fn choice<T>(values: &[(&'static str, &'static str)]) -> impl clap::builder::TypedValueParser<Value = T>
+where
+    T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+    let possible = values.iter().map(|&(name, help)| match help {
+        "" => PossibleValue::new(name),
+        help => PossibleValue::new(name).help(help),
+    });
+    PossibleValuesParser::new(possible.collect::<Vec<_>>())
+        .try_map(|name| serde_json::from_value::<T>(serde_json::Value::String(name)))
+}
+
+/// `224` or `224x336`.
+fn image_size(text: &str) -> Result<[usize; 2]> {
+    let side = |text: &str| match text.parse() {
+        Ok(side @ 1..=8192) => Ok(side),
+        _ => Err(Error::Options("expected N or HEIGHTxWIDTH in pixels, each 1 to 8192".into())),
+    };
+    match text.split_once(['x', 'X', '×']) {
+        Some((height, width)) => Ok([side(height)?, side(width)?]),
+        None => side(text).map(|side| [side; 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn image_sizes() {
+        assert_eq!(image_size("112").unwrap(), [112, 112]);
+        assert_eq!(image_size("96x128").unwrap(), [96, 128]);
+        for bad in ["", "x", "0", "12x", "x12", "9000", "-1", "1x2x3", "18446744073709551616"] {
+            assert!(image_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Every listed name is a variant of the library's type, and every name is listed.
+    #[test]
+    fn every_choice_parses() {
+        let command = Cli::command();
+        let mut seen = 0;
+        for path in [&["tune"][..], &["eval"], &["data", "verify"]] {
+            let command = path.iter().fold(&command, |c, name| c.find_subcommand(name).unwrap());
+            for arg in command.get_arguments() {
+                for value in arg.get_possible_values() {
+                    if arg.get_id() == "help" || value.get_name() == "true" || value.get_name() == "false" {
+                        continue;
+                    }
+                    let flag = format!("--{}={}", arg.get_long().unwrap(), value.get_name());
+                    let mut line = vec!["foretune"];
+                    line.extend(path);
+                    line.push(&flag);
+                    for other in ["model=m", "data=d", "format=cub", "out=o"] {
+                        let name = other.split('=').next().unwrap();
+                        if command.get_arguments().any(|a| a.get_id() == name) && arg.get_id() != name {
+                            line.push(Box::leak(format!("--{other}").into_boxed_str()));
+                        }
+                    }
+                    Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 20, "{seen} choices");
+    }
+}

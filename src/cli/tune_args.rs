@@ -1,0 +1,143 @@
+//! The arguments of `foretune tune`.
+
+use super::args::{DataArgs, ModelArgs, choice, count};
+use clap::{ArgGroup, Args};
+use foretune::tune::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+static DEFAULT: LazyLock<TuneOptions> = LazyLock::new(TuneOptions::default);
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("length"), allow_negative_numbers = true)]
+pub(super) struct TuneArgs {
+    /// Adapter to write; it is replaced whole when the run is done
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+    #[command(flatten)]
+    pub(super) method: MethodArgs,
+    #[command(flatten)]
+    pub(super) training: TrainingArgs,
+    #[command(flatten)]
+    pub(super) run: RunArgs,
+}
+
+/// What is tuned, and by which gradient.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Method")]
+pub(super) struct MethodArgs {
+    /// Where the gradient of the prompts comes from
+    #[arg(long, value_name = "GUESS", default_value = "weight-transpose", value_parser = choice::<GuessKind>(&[
+        ("weight-transpose", "directions that the block's own weights make likely, scaled by their exact derivative"),
+        ("directional", "one random direction for the whole batch"),
+        ("activation", "a random direction per example"),
+        ("backprop", "the exact gradient, block by block: needs more memory, for comparison"),
+        ("none", "no prompts: only the head, on the frozen model"),
+    ]))]
+    pub(super) guess: GuessKind,
+    /// Directions K per example and step; each costs about one more forward pass
+    #[arg(long, value_name = "K", default_value_t = DEFAULT.tangents, value_parser = count(1..=4096))]
+    pub(super) tangents: usize,
+    /// Prompt tokens per set
+    #[arg(long, value_name = "P", default_value_t = DEFAULT.prompts, value_parser = count(1..=4096))]
+    pub(super) prompts: usize,
+    /// A prompt set of its own for every block from --insert-at on, instead of one that stays
+    #[arg(long)]
+    pub(super) deep: bool,
+    /// Block ahead of which the (first) prompts enter, from 0
+    ///
+    /// The blocks before it run without tangents. A quarter of the depth often learns more than 0.
+    #[arg(long, value_name = "BLOCK", default_value_t = DEFAULT.insert_at, value_parser = count(0..=4095))]
+    pub(super) insert_at: usize,
+    /// What turns features into classes
+    #[arg(long, value_name = "HEAD", default_value = "prototype", conflicts_with = "head_from",
+        value_parser = choice::<HeadKind>(&[
+            ("prototype", "cosine to the class means of the frozen model; then frozen itself"),
+            ("linear", "a linear classifier trained together with the prompts"),
+            ("pretrained", "the checkpoint's own classifier, frozen; labels must be its class ids"),
+        ]))]
+    pub(super) head: HeadKind,
+    /// Use the head of this adapter, frozen
+    #[arg(long, value_name = "ADAPTER")]
+    pub(super) head_from: Option<PathBuf>,
+}
+
+/// The optimizer and its schedule.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training")]
+pub(super) struct TrainingArgs {
+    /// Update rule
+    #[arg(long, value_name = "RULE", default_value = "adamw", value_parser = choice::<OptimizerKind>(&[
+        ("adamw", ""),
+        ("stable-adamw", "AdamW with updates clipped by their RMS"),
+        ("sgd", "with momentum"),
+    ]))]
+    pub(super) optimizer: OptimizerKind,
+    /// Peak learning rate of the prompts
+    #[arg(long, value_name = "RATE", default_value_t = DEFAULT.lr)]
+    pub(super) lr: f64,
+    /// Peak learning rate of a linear head
+    #[arg(long, value_name = "RATE", default_value_t = DEFAULT.head_lr)]
+    pub(super) head_lr: f64,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "DECAY", default_value_t = DEFAULT.weight_decay)]
+    pub(super) weight_decay: f64,
+    /// Momentum of sgd
+    #[arg(long, value_name = "MU", default_value_t = DEFAULT.momentum)]
+    pub(super) momentum: f64,
+    /// Optimizer steps of the run [default: 500]
+    #[arg(long, value_name = "N", group = "length", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(super) steps: Option<u64>,
+    /// Length of the run in passes over the training images, instead of --steps
+    #[arg(long, value_name = "N", group = "length", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(super) epochs: Option<u64>,
+    /// Steps over which the learning rate rises, before it falls as a cosine [default: a tenth of the steps, at most 20]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub(super) warmup: Option<u64>,
+    /// Images per step
+    #[arg(long, value_name = "B", default_value_t = DEFAULT.batch, value_parser = count(1..=65_535))]
+    pub(super) batch: usize,
+    /// What happens to training images at random
+    #[arg(long, value_name = "KIND", default_value = "resized-crop", value_parser = choice::<AugmentKind>(&[
+        ("none", "nothing"),
+        ("flip", "horizontal flip"),
+        ("resized-crop", "random resized crop, and flip"),
+        ("vpt", "resize, random crop and flip in the proportions of the VPT recipe (256, 224)"),
+    ]))]
+    pub(super) augment: AugmentKind,
+    /// Seed of everything random: equal seeds give equal adapters
+    #[arg(long, value_name = "SEED", default_value_t = DEFAULT.seed)]
+    pub(super) seed: u64,
+    /// Share of each class's training images set aside for validation; 0 for none
+    ///
+    /// Not used where the data set has a validation split of its own. The prompts that score best on it are kept.
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT.val_fraction)]
+    pub(super) val_fraction: f64,
+    /// Steps between scores on the validation images; 0 for only at the end
+    #[arg(long, value_name = "N", default_value_t = DEFAULT.eval_every)]
+    pub(super) eval_every: u64,
+}
+
+/// How the run is carried out; nothing here changes its result.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub(super) struct RunArgs {
+    /// Images per pass: less memory when small, faster when large; the result is the same [default: the batch, at most 16]
+    #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
+    pub(super) micro_batch: Option<usize>,
+    /// Steps between checkpoints; 0 for only on Ctrl-C
+    ///
+    /// The checkpoint stands beside the adapter: birds.safetensors has birds.checkpoint.safetensors.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(super) checkpoint_every: u64,
+    /// Continue from the checkpoint, if there is one
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Do not score the test images before and after tuning
+    #[arg(long)]
+    pub(super) no_eval: bool,
+}
