@@ -73,6 +73,45 @@ fn families_and_variants() {
 }
 
 #[test]
+fn bare_files_are_inferred() {
+    for entry in std::fs::read_dir(golden("")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.join("config.json").exists() {
+            continue;
+        }
+        let configured = Model::open(&path, &LoadOptions::default()).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let bare = Copy::new(name);
+        let open = |options: &LoadOptions| Model::open(bare.folder.path(), options);
+        let mut options = LoadOptions { heads: Some(2), ..Default::default() };
+        if name == "timm_deit3" {
+            assert!(
+                matches!(open(&options), Err(Error::Options(m)) if m.contains("--image")),
+                "2×3 patches are no square"
+            );
+            options.image = Some([16, 24]);
+        }
+        let mut spec = open(&options).unwrap_or_else(|e| panic!("{e}")).spec;
+        // Nothing in the tensors tells activations apart.
+        if let (Mlp::Plain(_), Mlp::Plain(_)) = (spec.mlp, configured.spec.mlp) {
+            spec.mlp = configured.spec.mlp;
+        }
+        assert_eq!(spec, configured.spec, "{name}");
+    }
+}
+
+#[test]
+fn a_distilled_pair_is_one_classifier() {
+    let model = Model::open(&golden("hf_deit_teacher"), &LoadOptions::default()).unwrap();
+    let (weight, bias) = model.classifier::<f64>().unwrap().unwrap();
+    let [cls, dist] =
+        [0, 1].map(|i| (model.vit.head[i].read::<f64>().unwrap(), model.vit.head[i].bias::<f64>().unwrap()));
+    assert_eq!(weight[32 + 5], cls.0[16 + 5] / 2.0);
+    assert_eq!(weight[32 + 16 + 5], dist.0[16 + 5] / 2.0);
+    assert_eq!(bias[3], (cls.1.unwrap()[3] + dist.1.unwrap()[3]) / 2.0);
+}
+
+#[test]
 fn absurd_values_are_refused_and_named() {
     let keys = [
         "hidden_size",

@@ -4,7 +4,7 @@ use super::describe::{self, Described};
 use super::fields::{self, Fields};
 use super::{Head, ModelSpec, labels, position, preprocessing, timm, transformers};
 use crate::data::Preprocess;
-use crate::weights::{Checkpoint, Facts, Layout, Parts, VitRef, assemble, read_companion};
+use crate::weights::{Checkpoint, Element, Facts, Layout, Parts, VitRef, assemble, read_companion};
 use crate::{Error, Result};
 use ndarray::{Array1, Array2};
 use serde_json::Map;
@@ -169,7 +169,7 @@ impl Model {
     /// not cover are zero. `None` when the model has none.
     ///
     /// # Errors
-    /// As [`TensorRef::read`].
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
     pub fn position_table(&self) -> Result<Option<Vec<f64>>> {
         let Some(position) = &self.vit.position else { return Ok(None) };
         let (spec, d) = (&self.spec, self.spec.width);
@@ -186,28 +186,44 @@ impl Model {
         Ok(Some(out))
     }
 
-    /// The checkpoint's classifier on the head input; of a distilled pair, both halves with a factor of ½. `None` when
-    /// the checkpoint has none.
+    /// The checkpoint's classifier on the head input. `None` when the checkpoint has none.
     ///
     /// # Errors
-    /// As [`TensorRef::read`].
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
     pub fn head(&self) -> Result<Option<Head>> {
-        let (classes, width) = (self.spec.classes, self.spec.head_width());
-        if self.vit.head.is_empty() {
-            return Ok(None);
+        let Some((weight, bias)) = self.classifier::<f32>()? else { return Ok(None) };
+        let shape = (self.spec.classes, self.spec.head_width());
+        let weight = Array2::from_shape_vec(shape, weight).map_err(|_| Error::Shape {
+            what: "classifier",
+            expected: format!("{shape:?}"),
+            found: "another number of weights".into(),
+        })?;
+        Ok(Some(Head::Linear { weight, bias: Array1::from_vec(bias) }))
+    }
+
+    /// Weight `[C, D]` and bias `[C]` of the checkpoint's classifier in any precision; of a distilled pair, both halves
+    /// side by side with a factor of ½ and the mean of both biases.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
+    pub fn classifier<T: Element>(&self) -> Result<Option<(Vec<T>, Vec<T>)>> {
+        let [first, rest @ ..] = self.vit.head.as_slice() else { return Ok(None) };
+        if rest.is_empty() {
+            let bias = first.bias()?.unwrap_or_else(|| vec![T::default(); first.rows()]);
+            return Ok(Some((first.read()?, bias)));
         }
-        let share = 1.0 / self.vit.head.len() as f32;
-        let mut weight = Array2::<f32>::zeros((classes, width));
-        let mut bias = Array1::<f32>::zeros(classes);
+        let (classes, columns, share) = (self.spec.classes, first.cols(), 1.0 / self.vit.head.len() as f64);
+        let (mut weight, mut bias) = (vec![T::default(); classes * self.spec.head_width()], vec![0.0; classes]);
         for (i, linear) in self.vit.head.iter().enumerate() {
-            let columns = linear.cols();
-            let mut block = weight.slice_mut(ndarray::s![.., i * columns..(i + 1) * columns]);
-            block.iter_mut().zip(linear.read::<f32>()?).for_each(|(w, x)| *w = x * share);
-            if let Some(b) = linear.bias::<f32>()? {
+            let block = linear.read::<f64>()?;
+            for (to, from) in weight.chunks_mut(self.spec.head_width()).zip(block.chunks(columns)) {
+                to[i * columns..][..columns].iter_mut().zip(from).for_each(|(w, x)| *w = T::from_f64(x * share));
+            }
+            if let Some(b) = linear.bias::<f64>()? {
                 bias.iter_mut().zip(b).for_each(|(y, x)| *y += x * share);
             }
         }
-        Ok(Some(Head::Linear { weight, bias }))
+        Ok(Some((weight, bias.into_iter().map(T::from_f64).collect())))
     }
 }
 
