@@ -1,4 +1,4 @@
-//! transformers configurations: library defaults, agreement with the tensors, absurd values, preprocessing, class names.
+//! Configurations: library defaults, agreement with the tensors, absurd values, preprocessing, class names, inference.
 
 use foretune::Error;
 use foretune::data::{Interpolation, Resize};
