@@ -1,5 +1,25 @@
 //! Data sets and the way from a photo on disk to the encoder's input.
 
+mod augment;
+mod cars;
+mod csv;
+mod cub;
+mod dataset;
+mod decode;
+mod dogs;
+mod folder;
+mod loader;
+#[doc(hidden)]
+pub mod mat;
+mod parallel;
 mod preprocess;
+mod resample;
+mod transform;
+mod verify;
 
+pub use augment::Augment;
+pub use dataset::{Dataset, Format, Item, OpenOptions, Problem, Split};
+pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use loader::{Loader, LoaderOptions, Request};
 pub use preprocess::{Interpolation, Preprocess, Resize};
+pub use transform::load_image;

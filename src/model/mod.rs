@@ -8,10 +8,12 @@ mod labels;
 mod load;
 mod position;
 mod preprocessing;
+mod prompts;
 mod spec;
 mod timm;
 mod transformers;
 
 pub use head::Head;
 pub use load::{Family, LoadOptions, Model};
+pub use prompts::PromptLayout;
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};

@@ -1,0 +1,228 @@
+//! Decoding ahead of compute: a bounded pool of threads, a bounded queue, samples in the order they were asked for.
+
+use super::augment::{Augment, Draw};
+use super::transform::Workspace;
+use super::{Item, Preprocess};
+use crate::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// One sample to load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Request {
+    /// Index into the items.
+    pub item: usize,
+    /// Epoch: with the seed and the item it decides the augmentation.
+    pub epoch: u64,
+    /// Augmentation.
+    pub augment: Augment,
+}
+
+/// How far and how fast a [`Loader`] runs ahead. None of it changes what it delivers but `seed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Decoding threads, at least 1.
+    pub threads: usize,
+    /// Samples that may be decoded or in work ahead of the one delivered next, at least 1. Each holds 12·H·W bytes.
+    pub ahead: usize,
+    /// Seed of the augmentations.
+    pub seed: u64,
+}
+
+/// Loads samples on its own threads and delivers them in the order of the requests. Dropping it ends the threads.
+pub struct Loader {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    image_len: usize,
+}
+
+type Requests = Box<dyn Iterator<Item = Request> + Send>;
+
+struct Shared {
+    items: Arc<[Item]>,
+    preprocess: Preprocess,
+    seed: u64,
+    ahead: u64,
+    queue: Mutex<Queue>,
+    /// A sample was delivered, or the loader is being dropped.
+    room: Condvar,
+    /// A sample is ready, or the requests have run out.
+    ready: Condvar,
+}
+
+struct Queue {
+    /// `None` once they have run out.
+    requests: Option<Requests>,
+    /// Requests taken.
+    taken: u64,
+    /// Samples delivered.
+    delivered: u64,
+    /// Finished samples, number n at n modulo `ahead`.
+    slots: Vec<Option<(Vec<f32>, Result<u32>)>>,
+    /// Buffers to reuse.
+    free: Vec<Vec<f32>>,
+    /// Set when the loader is dropped.
+    stop: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is consistent between statements; a panic of the caller's iterator ends the requests.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loader {
+    /// Starts loading. `requests` may be endless; it is advanced on the loader's threads, one at a time, and should not block.
+    ///
+    /// # Errors
+    /// [`Error::Options`] when `preprocess` is absurd, [`Error::OutOfMemory`] when the queue does not fit, [`Error::Io`] when
+    /// no thread can be started.
+    pub fn new(
+        items: Arc<[Item]>,
+        preprocess: Preprocess,
+        requests: impl Iterator<Item = Request> + Send + 'static,
+        options: LoaderOptions,
+    ) -> Result<Loader> {
+        preprocess.check().map_err(Error::Options)?;
+        let image_len = preprocess.image_len();
+        let (threads, ahead) = (options.threads.max(1), options.ahead.max(1));
+        let mut free = Vec::new();
+        for _ in 0..ahead {
+            let mut buffer = Vec::new();
+            let bytes = ahead.saturating_mul(image_len).saturating_mul(size_of::<f32>());
+            let what = "decoded images waiting for their batch";
+            buffer.try_reserve_exact(image_len).map_err(|_| Error::OutOfMemory { bytes, what })?;
+            buffer.resize(image_len, 0.0);
+            free.push(buffer);
+        }
+        let queue = Queue {
+            requests: Some(Box::new(requests)),
+            taken: 0,
+            delivered: 0,
+            slots: (0..ahead).map(|_| None).collect(),
+            free,
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            items,
+            preprocess,
+            seed: options.seed,
+            ahead: ahead as u64,
+            queue: Mutex::new(queue),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        let mut loader = Loader { shared, threads: Vec::new(), image_len };
+        for index in 0..threads.min(ahead) {
+            let shared = Arc::clone(&loader.shared);
+            match thread::Builder::new().name(format!("foretune-decode-{index}")).spawn(move || work(&shared)) {
+                Ok(thread) => loader.threads.push(thread),
+                // Fewer threads deliver the same.
+                Err(source) if index > 0 => {
+                    log::warn!("only {index} of {threads} decoding threads could be started: {source}");
+                    break;
+                }
+                Err(source) => return Err(Error::io("start decoding threads for", "images", source)),
+            }
+        }
+        Ok(loader)
+    }
+
+    /// Waits for the next sample and copies it to `pixels`, `[3, H, W]` normalised. Gives its label, or what is wrong with the
+    /// image (`pixels` is then unspecified, and the next call goes on with the next sample), or `None` after the last.
+    pub fn next_into(&mut self, pixels: &mut [f32]) -> Option<Result<u32>> {
+        if pixels.len() != self.image_len {
+            return Some(Err(Error::Shape {
+                what: "pixels of one image",
+                expected: self.image_len.to_string(),
+                found: pixels.len().to_string(),
+            }));
+        }
+        let mut queue = self.shared.lock();
+        loop {
+            let slot = (queue.delivered % self.shared.ahead) as usize;
+            if let Some((buffer, label)) = queue.slots[slot].take() {
+                // The copy is short; the threads are decoding meanwhile.
+                pixels.copy_from_slice(&buffer);
+                queue.free.push(buffer);
+                queue.delivered += 1;
+                drop(queue);
+                self.shared.room.notify_one();
+                return Some(label);
+            }
+            if queue.requests.is_none() && queue.taken == queue.delivered {
+                return None;
+            }
+            queue = self.shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Numbers per sample, 3·H·W.
+    pub fn image_len(&self) -> usize {
+        self.image_len
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.room.notify_all();
+        for thread in self.threads.drain(..) {
+            // A thread's panic has been reported by the panic hook, and nobody waits for its sample any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A decoding thread.
+fn work(shared: &Shared) {
+    let mut workspace = Workspace::default();
+    let mut queue = shared.lock();
+    loop {
+        while !queue.stop && queue.requests.is_some() && queue.taken - queue.delivered >= shared.ahead {
+            queue = shared.room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.stop {
+            break;
+        }
+        let Some(requests) = queue.requests.as_mut() else { break };
+        // An iterator that panics has ended.
+        let Ok(Some(request)) = catch_unwind(AssertUnwindSafe(|| requests.next())) else { break };
+        let number = queue.taken;
+        queue.taken += 1;
+        let mut buffer = queue.free.pop().unwrap_or_default();
+        drop(queue);
+        buffer.resize(shared.preprocess.image_len(), 0.0);
+        let label = load(shared, request, &mut workspace, &mut buffer);
+        queue = shared.lock();
+        queue.slots[(number % shared.ahead) as usize] = Some((buffer, label));
+        shared.ready.notify_one();
+    }
+    if !queue.stop {
+        queue.requests = None;
+        drop(queue);
+        // The other threads wait for room that no longer matters, the caller perhaps for a sample that will not come.
+        shared.room.notify_all();
+        shared.ready.notify_one();
+    }
+}
+
+fn load(shared: &Shared, request: Request, workspace: &mut Workspace, buffer: &mut [f32]) -> Result<u32> {
+    let item = shared.items.get(request.item).ok_or_else(|| Error::Shape {
+        what: "item of a load request",
+        expected: format!("0..{}", shared.items.len()),
+        found: request.item.to_string(),
+    })?;
+    let draw = Draw { seed: shared.seed, epoch: request.epoch, item: request.item };
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        workspace.load(&item.path, item.crop, &shared.preprocess, request.augment, draw, buffer)
+    }));
+    loaded.unwrap_or_else(|_| {
+        *workspace = Workspace::default();
+        let problem = "loading it failed inside Foretune; please report this with the image".into();
+        Err(Error::Image { path: item.path.clone(), problem })
+    })?;
+    Ok(item.label)
+}

@@ -1,0 +1,148 @@
+//! File → the encoder's input: read, decode, resize, crop, normalise.
+
+use super::Preprocess;
+use super::augment::{self, Augment, Draw, Geometry};
+use super::decode::{self, Decoded};
+use super::resample::{Resample, Scratch};
+use crate::{Error, Result};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+/// Largest image file that is read, bytes.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Loads one image with the evaluation preprocessing.
+///
+/// `crop` is a box x, y, width, height in the stored image's pixels. `out` is `[3, H, W]`, H and W `preprocess.crop`.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::Image`] when it is no readable image, [`Error::Shape`] when `out` has
+/// another length, [`Error::Options`] when `preprocess` is absurd.
+pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, out: &mut [f32]) -> Result<()> {
+    preprocess.check().map_err(Error::Options)?;
+    if out.len() != preprocess.image_len() {
+        return Err(Error::Shape {
+            what: "pixels of one image",
+            expected: format!("{} (3·{}·{})", preprocess.image_len(), preprocess.crop[0], preprocess.crop[1]),
+            found: out.len().to_string(),
+        });
+    }
+    let draw = Draw { seed: 0, epoch: 0, item: 0 };
+    Workspace::default().load(path, crop, preprocess, Augment::None, draw, out)
+}
+
+/// Buffers reused from image to image.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    file: Vec<u8>,
+    scratch: Scratch,
+    resized: Vec<u8>,
+}
+
+impl Workspace {
+    /// As [`load_image`], augmented; `preprocess` and the length of `out` have been checked.
+    pub fn load(
+        &mut self,
+        path: &Path,
+        crop: Option<[f32; 4]>,
+        preprocess: &Preprocess,
+        augment: Augment,
+        draw: Draw,
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.read(path)?;
+        let mut geometry = None;
+        let decoded = decode::decode(&self.file, path, &mut |header| {
+            let plan = Geometry::plan(preprocess, augment, draw, header, crop)
+                .map_err(|problem| Error::Image { path: path.to_owned(), problem })?;
+            geometry = Some(plan);
+            Ok(plan.eighths())
+        })?;
+        let Some(geometry) = geometry else {
+            return Err(Error::Image { path: path.to_owned(), problem: "the decoder skipped its header".into() });
+        };
+        self.render(&decoded, &geometry, preprocess, out);
+        Ok(())
+    }
+
+    /// Reads and decodes `path`, at the smallest scale, for its errors only.
+    pub fn verify(&mut self, path: &Path, crop: Option<[f32; 4]>) -> Result<()> {
+        self.read(path)?;
+        decode::decode(&self.file, path, &mut |header| match crop.map(|crop| augment::whole_pixels(header, crop)) {
+            Some(Err(problem)) => Err(Error::Image { path: path.to_owned(), problem }),
+            _ => Ok(1),
+        })
+        .map(|_| ())
+    }
+
+    fn read(&mut self, path: &Path) -> Result<()> {
+        let fail = |source| Error::io("read", path, source);
+        // Looked at before it is opened: opening a pipe would wait.
+        let found = fs::metadata(path).map_err(fail)?;
+        let problem = if found.is_dir() {
+            "this is a folder, not an image".to_owned()
+        } else if !found.is_file() {
+            "this is not a regular file; save it to one first".to_owned()
+        } else if found.len() > MAX_FILE {
+            format!("the file has {} bytes, above the cap of {MAX_FILE}; shrink the image first", found.len())
+        } else {
+            self.file.clear();
+            let file = File::open(path).map_err(fail)?;
+            file.take(MAX_FILE).read_to_end(&mut self.file).map_err(fail)?;
+            return Ok(());
+        };
+        Err(Error::Image { path: path.to_owned(), problem })
+    }
+
+    /// Resizes, crops and normalises.
+    fn render(&mut self, decoded: &Decoded, geometry: &Geometry, preprocess: &Preprocess, out: &mut [f32]) {
+        let pixels = &decoded.pixels;
+        let [crop_height, crop_width] = preprocess.crop;
+        let limits = [pixels.width(), pixels.height(), pixels.width(), pixels.height()].map(f64::from);
+        let mut source = geometry.region;
+        for (side, limit) in source.iter_mut().zip(limits) {
+            *side = (*side * decoded.scale).min(limit);
+        }
+        let [x0, y0, x1, y1] = source;
+        let view = [x0.floor(), y0.floor(), x1.ceil() - x0.floor(), y1.ceil() - y0.floor()];
+        // The crop's part that shows image, in the crop's rows and columns; the rest is padding.
+        let shown = |side: usize| {
+            let start = (-geometry.offset[side]).max(0) as usize;
+            start..preprocess.crop[side].min((geometry.size[side] as isize - geometry.offset[side]).max(0) as usize)
+        };
+        let (rows, columns) = (shown(0), shown(1));
+        let shift = |range: &std::ops::Range<usize>, side: usize| {
+            let offset = geometry.offset[side];
+            (range.start as isize + offset) as usize..(range.end as isize + offset) as usize
+        };
+        let resample = Resample {
+            view: view.map(|side| side as usize),
+            source: [x0 - view[0], y0 - view[1], x1 - view[0], y1 - view[1]],
+            size: geometry.size,
+            rows: shift(&rows, 0),
+            columns: shift(&columns, 1),
+            filter: preprocess.interpolation,
+        };
+        self.resized.resize(3 * rows.len() * columns.len(), 0);
+        resample.run(pixels, &mut self.scratch, &mut self.resized);
+        let plane_len = crop_height * crop_width;
+        for (channel, plane) in out.chunks_exact_mut(plane_len).enumerate() {
+            let (mean, std) = (preprocess.mean[channel], preprocess.std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            if rows.len() * columns.len() < plane_len {
+                plane.fill(table[0]);
+            }
+            let lines = self.resized.chunks_exact(3 * columns.len());
+            for (line, target) in lines.zip(plane.chunks_exact_mut(crop_width).skip(rows.start)) {
+                let target = &mut target[columns.clone()];
+                for (value, pixel) in target.iter_mut().zip(line.as_chunks::<3>().0) {
+                    *value = table[usize::from(pixel[channel])];
+                }
+            }
+            if geometry.flip {
+                plane.chunks_exact_mut(crop_width).for_each(<[f32]>::reverse);
+            }
+        }
+    }
+}
