@@ -1,6 +1,6 @@
 //! Speed of the CPU kernels: `cargo bench --bench cpu`, optionally with FORETUNE_ISA and a thread count as argument.
 
-use foretune::cpu::gemm::{Gemm, Rows, RowsMut, Start, Weight};
+use foretune::cpu::gemm::{Gemm, Start, Strided, StridedMut, Weight};
 use foretune::cpu::{isa::Isa, pool::Pool};
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ fn main() {
     let isa = Isa::detect().unwrap_or_else(|e| panic!("{e}"));
     for threads in std::env::args().skip(1).find_map(|a| a.parse().ok()).map_or(vec![1, 2], |t: usize| vec![t]) {
         let pool = Pool::new(threads).unwrap_or_else(|e| panic!("{e}"));
-        let gemm = Gemm::new(isa, threads);
+        let gemm = Gemm::new(isa, threads).unwrap_or_else(|e| panic!("{e}"));
         for [m, n, k] in [
             [6400, 576, 192],
             [6400, 192, 192],
@@ -35,7 +35,7 @@ fn main() {
             let (x, w, mut y) = (vec![0.5; m * k], vec![0.25; n * k], vec![0.0; m * n]);
             for layout in [Weight::Transposed, Weight::Plain] {
                 let time = seconds(|| {
-                    let (x, y) = (Rows { data: &x, stride: k }, RowsMut { data: &mut y, stride: n });
+                    let (x, y) = (Strided { data: &x, stride: k }, StridedMut { data: &mut y, stride: n });
                     gemm.run(&pool, [m, n, k], x, &w, layout, Start::Zero, y);
                 });
                 let rate = 2e-9 * (m * n * k) as f64 / time;

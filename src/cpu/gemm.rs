@@ -5,7 +5,10 @@
 //! every output is Σ over k in order, in blocks of [`DEPTH`], whatever the tile, the task and the thread it falls into,
 //! so a row's bits depend only on that row and on W. All instruction sets with fused multiply-add give the same bits.
 
-use super::{isa::Isa, pool::Pool};
+use super::isa::Isa;
+use super::memory::{Buffer, Shared};
+use super::pool::Pool;
+use crate::Result;
 use gemm_common::microkernel::MicroKernelFn;
 use gemm_f32::microkernel;
 use std::sync::{Mutex, PoisonError};
@@ -46,32 +49,49 @@ pub enum Start<'a> {
 
 /// A matrix in row-major order whose rows are `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct Strided<'a> {
     /// Row i starts at `i·stride`.
     pub data: &'a [f32],
     /// Elements from one row to the next.
     pub stride: usize,
 }
 
-/// As [`Rows`], to be written.
+/// As [`Strided`], to be written.
 #[derive(Debug)]
-pub struct RowsMut<'a> {
+pub struct StridedMut<'a> {
     /// Row i starts at `i·stride`.
     pub data: &'a mut [f32],
     /// Elements from one row to the next.
     pub stride: usize,
 }
 
-/// The micro-kernels of one instruction set: `lanes·vectors` outputs of a row by `rows` rows.
-struct Kernels {
+/// The micro-kernels of one instruction set: `lanes·vectors` outputs along the contiguous side by `rows` on the other.
+pub(super) struct Kernels {
     lanes: usize,
     vectors: usize,
     rows: usize,
     table: &'static [MicroKernelFn<f32>],
 }
 
+/// The operand that runs along the contiguous side of the output: element (i, p) at `depth·p + i`, with i restarting and
+/// the pointer advancing by `panel` every [`Kernels::panel`] elements. Readable up to whole vectors.
+#[derive(Clone, Copy)]
+pub(super) struct Along {
+    pub data: *const f32,
+    pub depth: usize,
+    pub panel: usize,
+}
+
+/// The other operand: element (p, j) at `depth·p + across·j`.
+#[derive(Clone, Copy)]
+pub(super) struct Across {
+    pub data: *const f32,
+    pub depth: usize,
+    pub across: usize,
+}
+
 impl Kernels {
-    fn of(isa: Isa) -> Self {
+    pub(super) fn of(isa: Isa) -> Self {
         macro_rules! kernels {
             ($set: ident, $lanes: expr) => {{
                 use microkernel::$set::f32::{MR_DIV_N, NR, UKR};
@@ -90,38 +110,79 @@ impl Kernels {
         }
     }
 
-    fn panel(&self) -> usize {
+    /// Elements a micro-kernel covers along the contiguous side.
+    pub(super) fn panel(&self) -> usize {
         self.lanes * self.vectors
     }
+
+    /// `n` rounded up to whole vectors.
+    pub(super) fn padded(&self, n: usize) -> usize {
+        n.next_multiple_of(self.lanes)
+    }
+
+    /// out[i, j] (+)= Σ_p along(i, p)·across(p, j) for i < m, j < n, p < k in order; (i, j) at `stride·j + i`.
+    ///
+    /// # Safety
+    /// Both operands are readable in these ranges (`along` up to whole vectors of i), and `out` is exclusively ours.
+    pub(super) unsafe fn multiply(
+        &self,
+        [m, n, k]: [usize; 3],
+        along: Along,
+        across: Across,
+        add: bool,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let panel = self.panel();
+        for j in (0..n).step_by(self.rows) {
+            let count = self.rows.min(n - j);
+            for (index, i) in (0..m).step_by(panel).enumerate() {
+                let width = panel.min(m - i);
+                let kernel = self.table[(width.div_ceil(self.lanes) - 1) * self.rows + count - 1];
+                // SAFETY: promised by the caller.
+                unsafe {
+                    kernel(
+                        width,
+                        count,
+                        k,
+                        out.add(stride * j + i),
+                        along.data.add(along.panel * index),
+                        across.data.add(across.across * j),
+                        stride as isize,
+                        1,
+                        along.depth as isize,
+                        across.depth as isize,
+                        across.across as isize,
+                        1.0,
+                        1.0,
+                        u8::from(add),
+                        false,
+                        false,
+                        false,
+                        std::ptr::null(),
+                    );
+                }
+            }
+        }
+    }
 }
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Pointer to y for tasks that write disjoint tiles of it.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: every task writes its own rows and columns only, within the exclusive borrow that `Gemm::run` holds.
-unsafe impl Send for Output {}
-unsafe impl Sync for Output {}
 
 /// Matrix products on a fixed instruction set, with the memory for packed weights.
 pub struct Gemm {
     kernels: Kernels,
-    packed: Vec<Mutex<Box<[Line]>>>,
+    packed: Vec<Mutex<Buffer>>,
 }
 
 impl Gemm {
     /// Bytes of packing memory per thread.
     pub const BYTES_PER_THREAD: usize = (COLUMNS + 64) * DEPTH * size_of::<f32>();
 
-    /// Allocates packing memory for `threads` threads.
-    pub fn new(isa: Isa, threads: usize) -> Self {
+    /// Allocates packing memory for `threads` threads. Errors: [`crate::Error::OutOfMemory`].
+    pub fn new(isa: Isa, threads: usize) -> Result<Self> {
         assert!(isa.is_available());
-        let lines = Self::BYTES_PER_THREAD / size_of::<Line>();
-        let packed = (0..threads).map(|_| Mutex::new(vec![Line([0.0; 16]); lines].into_boxed_slice())).collect();
-        Gemm { kernels: Kernels::of(isa), packed }
+        let length = Self::BYTES_PER_THREAD / size_of::<f32>();
+        let packed = (0..threads).map(|_| Ok(Mutex::new(Buffer::zeroed(length, "packed weights")?)));
+        Ok(Gemm { kernels: Kernels::of(isa), packed: packed.collect::<Result<_>>()? })
     }
 
     /// y[m, n] = start + x[m, k]·W, with W stored once in either [`Weight`] layout, dense.
@@ -133,11 +194,11 @@ impl Gemm {
         &self,
         pool: &Pool,
         [m, n, k]: [usize; 3],
-        x: Rows<'_>,
+        x: Strided<'_>,
         w: &[f32],
         layout: Weight,
         start: Start<'_>,
-        y: RowsMut<'_>,
+        y: StridedMut<'_>,
     ) {
         if m == 0 || n == 0 {
             return;
@@ -162,8 +223,7 @@ impl Gemm {
         let chunks = n.div_ceil(COLUMNS).max(if row_blocks < threads { threads } else { 1 });
         let column_block = n.div_ceil(chunks).next_multiple_of(panel);
         let column_blocks = n.div_ceil(column_block);
-        let product =
-            Product { m, n, k, x, w, layout, start, biased, y: Output(y.data.as_mut_ptr()), y_stride: y.stride };
+        let product = Product { m, n, k, x, w, layout, start, biased, y: Shared::new(y.data), y_stride: y.stride };
 
         pool.for_each(row_blocks * column_blocks, |task, worker| {
             let rows = (task / column_blocks) * row_block;
@@ -172,7 +232,7 @@ impl Gemm {
             let columns = columns..(columns + column_block).min(n);
             let mut packed = self.packed[worker].lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: tasks cover disjoint tiles of y; extents were checked above.
-            unsafe { product.tile(&self.kernels, rows, columns, packed.as_mut_ptr().cast()) };
+            unsafe { product.tile(&self.kernels, rows, columns, packed.as_mut_ptr()) };
         });
     }
 }
@@ -182,12 +242,12 @@ struct Product<'a> {
     m: usize,
     n: usize,
     k: usize,
-    x: Rows<'a>,
+    x: Strided<'a>,
     w: &'a [f32],
     layout: Weight,
     start: Start<'a>,
     biased: usize,
-    y: Output,
+    y: Shared<'a>,
     y_stride: usize,
 }
 
@@ -218,47 +278,26 @@ impl Product<'_> {
                     (0, Start::Zero) => false,
                     (0, Start::Bias { bias, .. }) if row < self.biased => {
                         for r in row..row + count {
-                            // SAFETY: row r of y has n elements.
-                            unsafe {
-                                let y = self.y.0.add(r * self.y_stride + columns.start);
-                                y.copy_from_nonoverlapping(bias.as_ptr().add(columns.start), columns.len());
-                            }
+                            // SAFETY: this tile of y is ours.
+                            let y = unsafe { self.y.slice_mut(r * self.y_stride + columns.start, columns.len()) };
+                            y.copy_from_slice(&bias[columns.clone()]);
                         }
                         true
                     }
                     (0, Start::Bias { .. }) => false,
                     _ => true,
                 };
-                let mut column = columns.start;
-                let mut source: *const f32 = packed;
-                while column < columns.end {
-                    let width = panel.min(columns.end - column);
-                    let kernel = kernels.table[(width.div_ceil(kernels.lanes) - 1) * kernels.rows + count - 1];
-                    // SAFETY: the panel is packed and zero-padded to whole vectors; the tile lies within x and y.
-                    unsafe {
-                        kernel(
-                            width,
-                            count,
-                            depth.len(),
-                            self.y.0.add(row * self.y_stride + column),
-                            source,
-                            self.x.data.as_ptr().add(row * self.x.stride + depth.start),
-                            self.y_stride as isize,
-                            1,
-                            panel as isize,
-                            1,
-                            self.x.stride as isize,
-                            1.0,
-                            1.0,
-                            u8::from(add),
-                            false,
-                            false,
-                            false,
-                            std::ptr::null(),
-                        );
-                        source = source.add(panel * depth.len());
-                    }
-                    column += width;
+                let x = &self.x.data[row * self.x.stride + depth.start..];
+                // SAFETY: panels are packed and zero-padded to whole vectors; the tile lies within x and y.
+                unsafe {
+                    kernels.multiply(
+                        [columns.len(), count, depth.len()],
+                        Along { data: packed, depth: panel, panel: panel * depth.len() },
+                        Across { data: x.as_ptr(), depth: 1, across: self.x.stride },
+                        add,
+                        self.y.at(row * self.y_stride + columns.start),
+                        self.y_stride,
+                    );
                 }
                 row += count;
             }

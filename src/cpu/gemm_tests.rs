@@ -15,7 +15,7 @@ fn values(n: usize, seed: u64) -> Vec<f32> {
 
 fn product(gemm: &Gemm, pool: &Pool, [m, n, k]: [usize; 3], x: &[f32], w: &[f32], layout: Weight) -> Vec<f32> {
     let mut y = vec![f32::NAN; m * n];
-    let (x, out) = (Rows { data: x, stride: k }, RowsMut { data: &mut y, stride: n });
+    let (x, out) = (Strided { data: x, stride: k }, StridedMut { data: &mut y, stride: n });
     gemm.run(pool, [m, n, k], x, w, layout, Start::Zero, out);
     y
 }
@@ -24,7 +24,7 @@ fn product(gemm: &Gemm, pool: &Pool, [m, n, k]: [usize; 3], x: &[f32], w: &[f32]
 fn a_row_has_the_same_bits_whatever_it_is_computed_with() {
     const ROWS: usize = 200;
     for isa in Isa::available() {
-        let setups: Vec<_> = [1, 2].map(|t| (Pool::new(t).unwrap(), Gemm::new(isa, t))).into();
+        let setups: Vec<_> = [1, 2].map(|t| (Pool::new(t).unwrap(), Gemm::new(isa, t).unwrap())).into();
         // Whole sets of shapes on the fastest kernels, corners of them on the slow scalar ones.
         let (widths, depths): (&[usize], &[usize]) = match isa {
             Isa::Scalar => (&[7, 65, 192], &[12, 300]),
@@ -59,7 +59,7 @@ fn fused_instruction_sets_agree_to_the_bit() {
     let pool = Pool::new(1).unwrap();
     let results: Vec<_> = Isa::available()
         .filter(|&isa| isa != Isa::Scalar)
-        .map(|isa| product(&Gemm::new(isa, 1), &pool, [m, n, k], &x, &w, Weight::Transposed))
+        .map(|isa| product(&Gemm::new(isa, 1).unwrap(), &pool, [m, n, k], &x, &w, Weight::Transposed))
         .collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -68,7 +68,7 @@ fn fused_instruction_sets_agree_to_the_bit() {
 fn agrees_with_f64_in_both_layouts_with_strides_bias_and_accumulation() {
     for isa in Isa::available() {
         let pool = Pool::new(2).unwrap();
-        let gemm = Gemm::new(isa, 2);
+        let gemm = Gemm::new(isa, 2).unwrap();
         for [m, n, k] in [[1, 1, 1], [2, 5, 3], [13, 64, 7], [50, 33, 257], [150, 400, 513], [6, 10, 0]] {
             let (xs, ys) = (k + 3, n + 5);
             let (x, w, before, bias) = (values(m * xs, 3), values(n * k, 4), values(m * ys, 5), values(n, 6));
@@ -80,8 +80,8 @@ fn agrees_with_f64_in_both_layouts_with_strides_bias_and_accumulation() {
                         _ => Start::Bias { bias: &bias, rows: biased },
                     };
                     let mut y = before.clone();
-                    let out = RowsMut { data: &mut y, stride: ys };
-                    gemm.run(&pool, [m, n, k], Rows { data: &x, stride: xs }, &w, layout, start, out);
+                    let out = StridedMut { data: &mut y, stride: ys };
+                    gemm.run(&pool, [m, n, k], Strided { data: &x, stride: xs }, &w, layout, start, out);
                     for i in 0..m {
                         for j in 0..ys {
                             let found = y[i * ys + j];

@@ -179,6 +179,9 @@ impl<'a> Tuner<'a> {
         if self.state.step == 0 {
             self.save(observer)?;
         }
+        if options.steps == 0 {
+            self.evaluate(observer)?;
+        }
         while self.state.step < options.steps {
             let started = Instant::now();
             let outcome = match self.step(&options, &mut loader, observer) {
