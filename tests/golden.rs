@@ -1,66 +1,39 @@
-//! Golden cases in float64 from timm and transformers: those beside the repository (`../shared/fixtures`) and those
-//! generated into it (`tests/golden`).
+//! Golden cases of this repository, and of `../shared/fixtures` where it is there, in both precisions.
 
 use foretune::selftest::{Precision, run_case};
 use std::path::{Path, PathBuf};
 
-fn folders(root: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
-    let Ok(entries) = std::fs::read_dir(&root) else {
-        eprintln!("SKIPPED: {} is absent", root.display());
-        return Vec::new();
-    };
-    let mut folders: Vec<_> =
-        entries.flatten().map(|e| e.path()).filter(|p| p.join("case.safetensors").is_file()).collect();
-    folders.sort();
-    folders
+fn cases(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<PathBuf> = entries.filter(|path| path.join("case.safetensors").exists()).collect();
+    cases.sort();
+    cases
 }
 
-fn check(root: &str, precision: Precision) {
-    let mut failures = Vec::new();
-    for folder in folders(root) {
-        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let model = (name == "real_vit_tiny").then(|| folder.join("../../models/vit_tiny_patch16_224"));
-        match run_case(&folder, model.as_deref(), precision, None) {
-            Ok(checks) => {
-                for check in checks {
-                    println!("{name} {}: {:.2e}", check.name, check.error);
-                    if !check.passed() {
-                        failures.push(format!("{name} {}: {:.2e} > {:e}", check.name, check.error, check.tolerance));
-                    }
-                }
-            }
-            Err(error) => failures.push(format!("{name}: {error}")),
+fn check(case: &Path, model: Option<&Path>) {
+    for precision in [Precision::F32, Precision::F64] {
+        let checks = run_case(case, model, precision, None).unwrap_or_else(|e| panic!("{e}"));
+        for check in &checks {
+            assert!(check.passed(), "{}: {precision:?}: {check:?}", case.display());
         }
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
-fn shared_cases_on_the_reference_backend_in_f64() {
-    check("../shared/fixtures", Precision::F64);
+fn every_family_reproduces_its_library() {
+    let cases = cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"));
+    assert!(cases.len() >= 13, "only {} golden cases were found", cases.len());
+    cases.iter().for_each(|case| check(case, None));
 }
 
 #[test]
-fn shared_cases_on_the_cpu_backend() {
-    check("../shared/fixtures", Precision::F32);
-}
-
-#[test]
-fn own_cases_on_the_reference_backend_in_f64() {
-    check("tests/golden", Precision::F64);
-}
-
-#[test]
-fn own_cases_on_the_cpu_backend() {
-    check("tests/golden", Precision::F32);
-}
-
-#[test]
-fn random_models_agree_with_themselves() {
-    for seed in 0..3 {
-        for check in foretune::selftest::run_random(seed).unwrap() {
-            assert!(check.passed(), "seed {seed}: {}: {:.2e} > {:e}", check.name, check.error, check.tolerance);
-        }
+fn shared_fixtures() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    if !shared.exists() {
+        return eprintln!("SKIPPED: {} is not there", shared.display());
+    }
+    for case in cases(&shared.join("fixtures")) {
+        let tiny = shared.join("models/vit_tiny_patch16_224");
+        check(&case, case.ends_with("real_vit_tiny").then_some(tiny.as_path()));
     }
 }

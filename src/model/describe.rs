@@ -5,6 +5,12 @@ use super::{Family, LoadOptions};
 use crate::weights::{Arrangement, Facts, Parts, PositionLayout, PositionResize};
 use crate::{Error, Result};
 
+/// Advice when a configuration and tensors disagree.
+pub(super) const FETCH_OWN: &str = "use the config.json that belongs to this checkpoint";
+
+/// Advice when only the image size disagrees.
+pub(super) const RUN_AT: &str = "to run at another size leave config.json as it is and pass --image";
+
 /// Larger images than this are refused before their position table is allocated.
 const MAX_SIDE: usize = 8192;
 
@@ -30,10 +36,10 @@ pub(super) fn activation(name: &str) -> Option<Activation> {
     })
 }
 
-/// Heads of a model whose configuration does not say: the user's number, or the one every released ViT of this width has.
+/// Heads of a model whose configuration does not say: the user's number, or that of released ViTs of this width.
 pub(super) fn heads_by_convention(parts: &Parts, width: usize, options: &LoadOptions) -> Result<usize> {
     if let Some(heads) = options.heads {
-        if heads == 0 || width % heads != 0 {
+        if heads == 0 || !width.is_multiple_of(heads) {
             return Err(Error::Options(format!("--heads {heads} does not divide this model's width {width}")));
         }
         return Ok(heads);
@@ -54,7 +60,7 @@ pub(super) fn check_heads(heads: usize, width: usize, options: &LoadOptions) -> 
     if let Some(asked) = options.heads.filter(|asked| *asked != heads) {
         return Err(format!("says the model has {heads} attention heads, but --heads {asked} was given; drop --heads"));
     }
-    if width % heads != 0 {
+    if !width.is_multiple_of(heads) {
         return Err(format!("gives the model {heads} attention heads, which do not divide its width {width}"));
     }
     Ok(())
@@ -112,7 +118,7 @@ pub(super) fn infer_positions(
 pub(super) fn choose_image(own: [usize; 2], patch: [usize; 2], options: &LoadOptions) -> Result<[usize; 2]> {
     let Some(image) = options.image else { return Ok(own) };
     for (side, patch) in image.into_iter().zip(patch) {
-        if side == 0 || side % patch != 0 || side > MAX_SIDE {
+        if side == 0 || !side.is_multiple_of(patch) || side > MAX_SIDE {
             return Err(Error::Options(format!(
                 "image size {}x{}: each side must be a multiple of the model's patch ({}x{}), at most {MAX_SIDE}",
                 image[0], image[1], patch, patch

@@ -1,5 +1,6 @@
 //! Typed access to a configuration's fields, with errors that name file, field and value.
 
+use super::describe::FETCH_OWN;
 use crate::weights::TensorRef;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -141,7 +142,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Fails unless `value`, from field `key` or (when the field is absent) the library's default, is what `tensor` says.
+    /// Fails unless `value`, from field `key` or (when that is absent) the library's default, is what `tensor` says.
     pub(super) fn agree(&self, key: &str, value: usize, found: usize, tensor: &TensorRef) -> Result<()> {
         if value == found {
             return Ok(());
@@ -150,8 +151,7 @@ impl<'a> Fields<'a> {
         Err(config(
             self.path,
             format!(
-                "`{}{key}` is {value}{origin}, but tensor `{}` has shape {:?}, which needs {found}; \
-                 use the config.json that belongs to this checkpoint",
+                "`{}{key}` is {value}{origin}, but tensor `{}` has shape {:?}, which needs {found}; {FETCH_OWN}",
                 self.at,
                 tensor.name(),
                 tensor.shape()

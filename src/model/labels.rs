@@ -1,10 +1,11 @@
 //! Class names from a configuration or a `labels.txt`.
 
+use super::companions::Companion;
+use super::describe::FETCH_OWN;
 use super::fields::{self, Fields};
-use crate::weights::{TensorRef, read_companion};
+use crate::weights::TensorRef;
 use crate::{Error, Result};
 use serde_json::Value;
-use std::path::Path;
 
 /// transformers' `id2label`; `None` when it is absent, holds only the library's `LABEL_i`, or there is no classifier.
 pub(super) fn transformers(config: &Fields, head: Option<&TensorRef>) -> Result<Option<Vec<String>>> {
@@ -60,18 +61,14 @@ pub(super) fn timm(config: &Fields, cfg: &Fields, head: Option<&TensorRef>) -> R
 }
 
 /// One name a line.
-pub(super) fn text_file(path: &Path, classes: usize) -> Result<Option<Vec<String>>> {
-    let bytes = match read_companion(path) {
-        Ok(bytes) => bytes,
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let text = String::from_utf8(bytes)
-        .map_err(|_| fields::config(path, "is not UTF-8 text; it needs one class name a line"))?;
-    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+pub(super) fn text_file(file: &Companion, classes: usize) -> Result<Option<Vec<String>>> {
     if classes == 0 {
         return Ok(None);
     }
+    let path = &file.path;
+    let text = std::str::from_utf8(&file.bytes)
+        .map_err(|_| fields::config(path, "is not UTF-8 text; it needs one class name a line"))?;
+    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     if names.len() != classes {
         let problem =
             format!("has {} names, but the classifier has {classes} classes; it needs one name a line", names.len());
@@ -83,10 +80,6 @@ pub(super) fn text_file(path: &Path, classes: usize) -> Result<Option<Vec<String
 fn counted(fields: &Fields, key: &str, count: usize, head: &TensorRef) -> Error {
     fields::config(
         fields.path(),
-        format!(
-            "`{key}` has {count} names, but tensor `{}` has shape {:?}; use the config.json that belongs to this checkpoint",
-            head.name(),
-            head.shape()
-        ),
+        format!("`{key}` has {count} names, but tensor `{}` has shape {:?}; {FETCH_OWN}", head.name(), head.shape()),
     )
 }

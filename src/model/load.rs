@@ -1,15 +1,19 @@
 //! From a path to a model: weights, description, preprocessing and class names.
 
+use super::companions::{Companion, Companions};
 use super::describe::{self, Described};
 use super::fields::{self, Fields};
 use super::{Head, ModelSpec, labels, position, preprocessing, timm, transformers};
 use crate::data::Preprocess;
-use crate::weights::{Checkpoint, Facts, Layout, Parts, VitRef, assemble, read_companion};
+use crate::weights::{Checkpoint, Element, Facts, Layout, Parts, VitRef, assemble};
 use crate::{Error, Result};
 use ndarray::{Array1, Array2};
 use serde_json::Map;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+/// More patches than this are refused before anything is allocated for them.
+const MAX_PATCHES: usize = 1 << 16;
 
 /// Which library and architecture a checkpoint came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,40 +84,57 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let folder = checkpoint.folder();
-        let config_path = folder.join("config.json");
-        let config = match read_companion(&config_path) {
-            Ok(bytes) => Some(fields::parse(&config_path, &bytes)?),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e),
-        };
+        Self::assemble(checkpoint, &Companions::read(checkpoint.folder())?, options)
+    }
+
+    /// A model held in memory: a safetensors file and its `config.json`, if it has one. `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(path: &Path, weights: Vec<u8>, config: Option<&[u8]>, options: &LoadOptions) -> Result<Self> {
+        let config = config.map(|bytes| Companion { path: path.with_file_name("config.json"), bytes: bytes.to_vec() });
+        let companions = Companions { config, ..Companions::default() };
+        Self::assemble(&Checkpoint::from_bytes(path, weights)?, &companions, options)
+    }
+
+    fn assemble(checkpoint: &Checkpoint, beside: &Companions, options: &LoadOptions) -> Result<Self> {
+        let map = beside.config.as_ref().map(|config| fields::parse(&config.path, &config.bytes)).transpose()?;
+        let config = beside.config.as_ref().zip(map.as_ref()).map(|(config, map)| Fields::new(&config.path, map));
         let parts = Parts::new(checkpoint)?;
         let facts = Facts::new(&parts)?;
-        let config = config.as_ref().map(|map| Fields::new(&config_path, map));
         let (described, preprocess, names) = match parts.layout() {
-            Layout::Transformers => Self::transformers(&parts, &facts, config.as_ref(), options)?,
+            Layout::Transformers => Self::transformers(&parts, &facts, config.as_ref(), beside, options)?,
             Layout::Timm => Self::timm(&parts, &facts, config.as_ref(), options)?,
         };
         let Described { family, spec, arrangement } = described;
-        if spec.patches() == 0 {
-            return Err(fields::config(
-                config.map_or(checkpoint.path(), |c| c.path()),
-                format!("gives images of {:?} pixels, smaller than one patch of {:?}", spec.image, spec.patch),
-            ));
+        let described_by = config.map_or(checkpoint.path(), |c| c.path());
+        let [rows, columns] = spec.grid();
+        if rows == 0 || columns == 0 || rows.saturating_mul(columns) > MAX_PATCHES {
+            let problem = format!(
+                "images of {}x{} pixels make {rows}x{columns} patches of {}x{}; there must be 1 to {MAX_PATCHES}",
+                spec.image[0], spec.image[1], spec.patch[0], spec.patch[1]
+            );
+            return Err(fields::config(described_by, problem));
         }
         let vit = assemble(&parts, &spec, &arrangement)?;
-        let class_names = match names {
-            Some(names) => Some(names),
-            None => labels::text_file(&folder.join("labels.txt"), spec.classes)?,
+        let class_names = match (names, &beside.labels) {
+            (None, Some(labels)) => labels::text_file(labels, spec.classes)?,
+            (names, _) => names,
         };
         let path = checkpoint.path().to_owned();
         Ok(Model { spec, vit, preprocess, class_names, family, path })
     }
 
-    fn transformers(parts: &Parts, facts: &Facts, config: Option<&Fields>, options: &LoadOptions) -> Result<Loaded> {
+    fn transformers(
+        parts: &Parts,
+        facts: &Facts,
+        config: Option<&Fields>,
+        beside: &Companions,
+        options: &LoadOptions,
+    ) -> Result<Loaded> {
         let mut described = transformers::describe(parts, facts, config, options)?;
         let family = described.family;
-        let own = preprocessing::transformers(parts.checkpoint().folder(), family)?;
+        let own = beside.processor.as_ref().map(|file| preprocessing::transformers(file, family)).transpose()?;
         let spec = &mut described.spec;
         // DINOv2 always resizes its position embeddings to the image it is given, which its processor decides.
         if let (Family::Dinov2 | Family::Dinov2Registers, Some(own)) = (family, &own) {
@@ -169,14 +190,18 @@ impl Model {
     /// not cover are zero. `None` when the model has none.
     ///
     /// # Errors
-    /// As [`TensorRef::read`].
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
     pub fn position_table(&self) -> Result<Option<Vec<f64>>> {
         let Some(position) = &self.vit.position else { return Ok(None) };
         let (spec, d) = (&self.spec, self.spec.width);
         let table: Vec<f64> = position.table.read()?;
         let class = usize::from(position.covers_class);
         let (prefix, grid) = table.split_at((class + position.covers_extra) * d);
-        let mut out = vec![0.0; spec.tokens(0) * d];
+        let mut out = Vec::new();
+        let len = spec.tokens(0) * d;
+        out.try_reserve_exact(len)
+            .map_err(|_| Error::OutOfMemory { bytes: len * size_of::<f64>(), what: "the position table" })?;
+        out.resize(len, 0.0);
         out[..class * d].copy_from_slice(&prefix[..class * d]);
         let extra = usize::from(spec.class_token) * d;
         out[extra..extra + position.covers_extra * d].copy_from_slice(&prefix[class * d..]);
@@ -186,28 +211,44 @@ impl Model {
         Ok(Some(out))
     }
 
-    /// The checkpoint's classifier on the head input; of a distilled pair, both halves with a factor of ½. `None` when
-    /// the checkpoint has none.
+    /// The checkpoint's classifier on the head input. `None` when the checkpoint has none.
     ///
     /// # Errors
-    /// As [`TensorRef::read`].
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
     pub fn head(&self) -> Result<Option<Head>> {
-        let (classes, width) = (self.spec.classes, self.spec.head_width());
-        if self.vit.head.is_empty() {
-            return Ok(None);
+        let Some((weight, bias)) = self.classifier::<f32>()? else { return Ok(None) };
+        let shape = (self.spec.classes, self.spec.head_width());
+        let weight = Array2::from_shape_vec(shape, weight).map_err(|_| Error::Shape {
+            what: "classifier",
+            expected: format!("{shape:?}"),
+            found: "another number of weights".into(),
+        })?;
+        Ok(Some(Head::Linear { weight, bias: Array1::from_vec(bias) }))
+    }
+
+    /// Weight `[C, D]` and bias `[C]` of the checkpoint's classifier in any precision; of a distilled pair, both halves
+    /// side by side with a factor of ½ and the mean of both biases.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`](crate::weights::TensorRef::read).
+    pub fn classifier<T: Element>(&self) -> Result<Option<(Vec<T>, Vec<T>)>> {
+        let [first, rest @ ..] = self.vit.head.as_slice() else { return Ok(None) };
+        if rest.is_empty() {
+            let bias = first.bias()?.unwrap_or_else(|| vec![T::default(); first.rows()]);
+            return Ok(Some((first.read()?, bias)));
         }
-        let share = 1.0 / self.vit.head.len() as f32;
-        let mut weight = Array2::<f32>::zeros((classes, width));
-        let mut bias = Array1::<f32>::zeros(classes);
+        let (classes, columns, share) = (self.spec.classes, first.cols(), 1.0 / self.vit.head.len() as f64);
+        let (mut weight, mut bias) = (vec![T::default(); classes * self.spec.head_width()], vec![0.0; classes]);
         for (i, linear) in self.vit.head.iter().enumerate() {
-            let columns = linear.cols();
-            let mut block = weight.slice_mut(ndarray::s![.., i * columns..(i + 1) * columns]);
-            block.iter_mut().zip(linear.read::<f32>()?).for_each(|(w, x)| *w = x * share);
-            if let Some(b) = linear.bias::<f32>()? {
+            let block = linear.read::<f64>()?;
+            for (to, from) in weight.chunks_mut(self.spec.head_width()).zip(block.chunks(columns)) {
+                to[i * columns..][..columns].iter_mut().zip(from).for_each(|(w, x)| *w = T::from_f64(x * share));
+            }
+            if let Some(b) = linear.bias::<f64>()? {
                 bias.iter_mut().zip(b).for_each(|(y, x)| *y += x * share);
             }
         }
-        Ok(Some(Head::Linear { weight, bias }))
+        Ok(Some((weight, bias.into_iter().map(T::from_f64).collect())))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a model is: its family-free description and its loaded weights.
 
+mod companions;
 mod describe;
 mod fields;
 mod head;

@@ -20,8 +20,8 @@ fn cubic(x: f64, a: f64) -> f64 {
     }
 }
 
-/// One [`Taps`] per target sample along an axis, `align_corners = false`: PyTorch's `interpolate(size=…, mode="bicubic")`,
-/// with `antialias` or without.
+/// One [`Taps`] per target sample along an axis, as PyTorch's `interpolate(size=…, mode="bicubic")` takes them without
+/// aligned corners, with `antialias` or without.
 fn taps(from: usize, to: usize, resize: PositionResize) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     (0..to)

@@ -1,16 +1,18 @@
 //! The preprocessing a checkpoint was evaluated with.
 
 use super::Family;
+use super::companions::Companion;
 use super::fields::{self, Fields};
 use crate::Result;
 use crate::data::{Interpolation, Preprocess, Resize};
-use crate::weights::read_companion;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::sync::LazyLock;
 
 const HALF: [f32; 3] = [0.5; 3];
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// `preprocess` for another crop, the resize in proportion.
 pub(super) fn scale_to(mut preprocess: Preprocess, crop: [usize; 2]) -> Preprocess {
@@ -34,30 +36,80 @@ pub(super) fn scale_to(mut preprocess: Preprocess, crop: [usize; 2]) -> Preproce
     preprocess
 }
 
-/// transformers: `preprocessor_config.json` in `folder`, or `None`.
-pub(super) fn transformers(folder: &Path, family: Family) -> Result<Option<Preprocess>> {
-    let path = folder.join("preprocessor_config.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let map = fields::parse(&path, &read_companion(&path)?)?;
-    let fields = Fields::new(&path, &map);
-    let base = family_default(family, [224, 224]);
-    let flag = |key: &str, default: bool| Ok::<_, crate::Error>(fields.boolean(key)?.unwrap_or(default));
-    let size = side(&fields, "size", family == Family::Vit || family == Family::Deit)?.unwrap_or(base.resize);
-    let crops = flag("do_center_crop", family != Family::Vit)?;
-    let crop = match side(&fields, "crop_size", true)? {
-        Some(Resize::Exact(crop)) if crops => Some(crop),
-        Some(Resize::ShortSide(n)) if crops => Some([n, n]),
-        _ if crops => Some(base.crop),
-        _ => None,
+/// The defaults of a transformers image processor.
+struct Processor {
+    size: Resize,
+    /// Whether a bare number for `size` means both sides.
+    square: bool,
+    crop: Option<usize>,
+    interpolation: Interpolation,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// By the name of its class, or else the family's own.
+fn processor(fields: &Fields, family: Family) -> Result<Processor> {
+    let name = match fields.string("image_processor_type")? {
+        Some(name) => name,
+        None => fields.string("feature_extractor_type")?.unwrap_or(""),
     };
+    let kind = match name {
+        name if name.starts_with("DeiT") => Family::Deit,
+        name if name.starts_with("ViT") => Family::Vit,
+        name if name.starts_with("Bit") || name.starts_with("CLIP") => Family::Dinov2,
+        _ => family,
+    };
+    let exact = |side| Resize::Exact([side, side]);
+    Ok(match kind {
+        Family::Deit => Processor {
+            size: exact(256),
+            square: true,
+            crop: Some(224),
+            interpolation: Interpolation::Bicubic,
+            mean: HALF,
+            std: HALF,
+        },
+        Family::Dinov2 | Family::Dinov2Registers => Processor {
+            size: Resize::ShortSide(224),
+            square: false,
+            crop: Some(224),
+            interpolation: Interpolation::Bicubic,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        },
+        Family::Vit | Family::Timm => Processor {
+            size: exact(224),
+            square: true,
+            crop: None,
+            interpolation: Interpolation::Bilinear,
+            mean: HALF,
+            std: HALF,
+        },
+    })
+}
+
+/// transformers: a `preprocessor_config.json`; absent fields take their image processor's defaults.
+pub(super) fn transformers(file: &Companion, family: Family) -> Result<Preprocess> {
+    let map = fields::parse(&file.path, &file.bytes)?;
+    let fields = Fields::new(&file.path, &map);
+    let base = processor(&fields, family)?;
+    let flag = |key: &str, default: bool| Ok::<_, crate::Error>(fields.boolean(key)?.unwrap_or(default));
+    let size = side(&fields, "size", base.square)?.unwrap_or(base.size);
+    let mut crop = None;
+    if flag("do_center_crop", base.crop.is_some())? {
+        let default = base.crop.unwrap_or(224);
+        crop = Some(match side(&fields, "crop_size", true)? {
+            Some(Resize::Exact(crop)) => crop,
+            Some(Resize::ShortSide(n)) => [n, n],
+            None => [default, default],
+        });
+    }
     let (crop, resize) = match (crop, size, flag("do_resize", true)?) {
         (Some(crop), size, true) => (crop, size),
-        (None, Resize::Exact(size), _) => (size, size_of_crop(size)),
-        // Without a crop every photo would have its own shape; the square that fits is what the encoder can take.
+        (None, Resize::Exact(size), _) => (size, Resize::Exact(size)),
+        // Without a crop every photo would have its own shape; the encoder takes the square that fits.
         (None, Resize::ShortSide(n), _) => ([n, n], Resize::ShortSide(n)),
-        // No resize: the crop is cut from photos that are resized just enough to hold it.
+        // Without a resize a photo may be smaller than the crop; it is resized just enough to hold it.
         (Some(crop), _, false) => (crop, Resize::ShortSide(crop[0].max(crop[1]))),
     };
     let interpolation = match fields.get("resample") {
@@ -86,17 +138,13 @@ pub(super) fn transformers(folder: &Path, family: Family) -> Result<Option<Prepr
         mean = mean.map(|m| m / 255.0);
         std = std.map(|s| s / 255.0);
     }
-    Ok(Some(Preprocess { crop, resize, interpolation, mean, std }))
-}
-
-fn size_of_crop(size: [usize; 2]) -> Resize {
-    Resize::Exact(size)
+    Ok(Preprocess { crop, resize, interpolation, mean, std })
 }
 
 /// `size` or `crop_size`: a number, `{"height", "width"}` or `{"shortest_edge"}`. A bare number means both sides where
 /// `exact`, else the short side.
 fn side(fields: &Fields, key: &str, exact: bool) -> Result<Option<Resize>> {
-    static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
     Ok(match fields.get(key) {
         None => None,
         Some(Value::Object(_)) => {
@@ -121,7 +169,7 @@ fn side(fields: &Fields, key: &str, exact: bool) -> Result<Option<Resize>> {
     })
 }
 
-/// What the family's image processor does by default, for a model that runs at `image`.
+/// What the family's released checkpoints were evaluated with, for a model that runs at `image`.
 pub(super) fn family_default(family: Family, image: [usize; 2]) -> Preprocess {
     let at_224 = |resize, interpolation, mean, std| Preprocess { crop: [224, 224], resize, interpolation, mean, std };
     let preprocess = match family {

@@ -1,6 +1,6 @@
 //! Checkpoints of timm: `vit_*`, `deit*`, `deit3*`, CLIP towers, DINOv2, registers.
 
-use super::describe::{self, Described, activation};
+use super::describe::{self, Described, FETCH_OWN, RUN_AT, activation};
 use super::fields::{Fields, config};
 use super::spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};
 use super::{Family, LoadOptions};
@@ -114,7 +114,7 @@ pub(super) fn describe(
     let depth = args.size("depth")?.unwrap_or(12);
     if depth != facts.depth {
         let problem = format!(
-            "`depth` is {depth} for this architecture, but the weights have {} blocks; use the config.json that belongs to this checkpoint",
+            "`depth` is {depth} for this architecture, but the weights have {} blocks; {FETCH_OWN}",
             facts.depth
         );
         return Err(config(path, problem));
@@ -125,7 +125,7 @@ pub(super) fn describe(
     let act = match args.string("act_layer")? {
         None => Activation::Gelu,
         Some(name) => activation(name).ok_or_else(|| {
-            config(path, format!("`act_layer` is \"{name}\", which is not supported; supported are gelu, gelu_tanh, quick_gelu, relu and silu"))
+            config(path, format!("`act_layer` is \"{name}\"; supported are gelu, gelu_tanh, quick_gelu, relu and silu"))
         })?,
     };
     let ratio = args.number("mlp_ratio", 0.0, 1e4)?.unwrap_or(4.0);
@@ -140,7 +140,8 @@ pub(super) fn describe(
     let hidden = if mlp == Mlp::SwiGlu { fc1_rows / 2 } else { fc1_rows };
     if fc1_rows != facts.fc1_rows || hidden != facts.hidden {
         let problem = format!(
-            "`mlp_ratio` is {ratio}, which gives {hidden} hidden units, but tensor `{}` has shape {:?}; use the config.json that belongs to this checkpoint",
+            "`mlp_ratio` is {ratio}, which gives {hidden} hidden units, but tensor `{}` has \
+             shape {:?}; {FETCH_OWN}",
             facts.fc2.name(),
             facts.fc2.shape()
         );
@@ -152,7 +153,7 @@ pub(super) fn describe(
     let registers = args.count("reg_tokens")?.unwrap_or(0);
     if registers != facts.registers {
         let problem = format!(
-            "`reg_tokens` is {registers}, but the weights have {} register tokens; use the config.json that belongs to this checkpoint",
+            "`reg_tokens` is {registers}, but the weights have {} register tokens; {FETCH_OWN}",
             facts.registers
         );
         return Err(config(path, problem));
@@ -251,7 +252,8 @@ fn table(
     let rows = grid[0] * grid[1] + usize::from(covers_class) + covers_extra;
     if let Some(table) = facts.position.as_ref().filter(|_| rows != facts.positions) {
         let problem = format!(
-            "`img_size` (or `pretrained_cfg.input_size`) is {}x{}, which with patches of {}x{} needs {rows} position embeddings, but tensor `{}` has shape {:?}; to run at another size leave config.json as it is and pass --image",
+            "`img_size` (or `pretrained_cfg.input_size`) is {}x{}, which with patches of {}x{} needs {rows} position \
+             embeddings, but tensor `{}` has shape {:?}; {RUN_AT}",
             image[0],
             image[1],
             facts.patch[0],

@@ -1,6 +1,6 @@
 //! Checkpoints of Hugging Face transformers: ViT, DeiT, DINOv2, DINOv2 with registers.
 
-use super::describe::{self, Described, activation};
+use super::describe::{self, Described, FETCH_OWN, RUN_AT, activation};
 use super::fields::{Fields, config};
 use super::spec::{FinalNorm, Mlp, ModelSpec, Pooling};
 use super::{Family, LoadOptions};
@@ -35,10 +35,16 @@ pub(super) fn describe(
                 );
                 return Err(config(fields.path(), problem));
             }
-            position = Some(table(facts, fields, own, covers_extra, resize)?);
+            position = Some(table(facts, fields, own, covers_extra, dino, resize)?);
             let name = fields.string("hidden_act")?.unwrap_or("gelu");
             act = activation(name).ok_or_else(|| {
-                config(fields.path(), format!("`hidden_act` is \"{name}\", which is not supported; supported are gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu and silu"))
+                config(
+                    fields.path(),
+                    format!(
+                        "`hidden_act` is \"{name}\", supported are gelu, gelu_new, gelu_pytorch_tanh, \
+                 gelu_fast, quick_gelu, relu and silu"
+                    ),
+                )
             })?;
             eps = fields.number("layer_norm_eps", 0.0, 1.0)?.unwrap_or(if dino { 1e-6 } else { 1e-12 });
             qkv_bias = fields.boolean("qkv_bias")?.unwrap_or(true);
@@ -55,6 +61,8 @@ pub(super) fn describe(
             swiglu = facts.fc1_rows == 2 * facts.hidden;
         }
     }
+    // What the family has; a token it does not have is left over, one it lacks is missing, and both are reported.
+    let registers = if family == Family::Dinov2Registers { facts.registers } else { 0 };
     let spec = ModelSpec {
         image,
         patch: facts.patch,
@@ -66,7 +74,7 @@ pub(super) fn describe(
         mlp: if swiglu { Mlp::SwiGlu } else { Mlp::Plain(act) },
         norm_eps: eps,
         class_token: true,
-        extra_tokens: facts.extra_tokens(),
+        extra_tokens: registers + covers_extra,
         pre_norm: false,
         layer_scale: dino,
         pooling: match family {
@@ -77,7 +85,7 @@ pub(super) fn describe(
         final_norm: FinalNorm::BeforePool,
         classes: facts.classes,
     };
-    let arrangement = Arrangement { qkv_bias, proj_bias: true, patch_bias: true, registers: facts.registers, position };
+    let arrangement = Arrangement { qkv_bias, proj_bias: true, patch_bias: true, registers, position };
     Ok(Described { family, spec, arrangement })
 }
 
@@ -96,9 +104,8 @@ fn family(facts: &Facts, fields: Option<&Fields>) -> Result<Family> {
         Some("dinov2") => Family::Dinov2,
         Some("dinov2_with_registers") => Family::Dinov2Registers,
         Some(other) => {
-            let problem = format!(
-                "`model_type` is \"{other}\", which is not supported; supported are vit, deit, dinov2 and dinov2_with_registers"
-            );
+            let problem =
+                format!("`model_type` is \"{other}\", supported are vit, deit, dinov2 and dinov2_with_registers");
             return Err(config(fields.path(), problem));
         }
     };
@@ -123,10 +130,8 @@ fn sizes(facts: &Facts, fields: &Fields, family: Family) -> Result<()> {
     }
     let depth = fields.size("num_hidden_layers")?.unwrap_or(12);
     if depth != facts.depth {
-        let problem = format!(
-            "`num_hidden_layers` is {depth}, but the weights have {} blocks; use the config.json that belongs to this checkpoint",
-            facts.depth
-        );
+        let problem =
+            format!("`num_hidden_layers` is {depth}, but the weights have {} blocks; {FETCH_OWN}", facts.depth);
         return Err(config(fields.path(), problem));
     }
     if !dino {
@@ -140,7 +145,8 @@ fn sizes(facts: &Facts, fields: &Fields, family: Family) -> Result<()> {
     }
     if hidden != facts.hidden {
         let problem = format!(
-            "`mlp_ratio` is {ratio}, which gives {hidden} hidden units, but tensor `{}` has shape {:?}; use the config.json that belongs to this checkpoint",
+            "`mlp_ratio` is {ratio}, which gives {hidden} hidden units, but tensor `{}` has \
+             shape {:?}; {FETCH_OWN}",
             facts.fc2.name(),
             facts.fc2.shape()
         );
@@ -149,10 +155,8 @@ fn sizes(facts: &Facts, fields: &Fields, family: Family) -> Result<()> {
     if family == Family::Dinov2Registers {
         let registers = fields.count("num_register_tokens")?.unwrap_or(4);
         if registers != facts.registers {
-            let problem = format!(
-                "`num_register_tokens` is {registers}, but the weights have {}; use the config.json that belongs to this checkpoint",
-                facts.registers
-            );
+            let problem =
+                format!("`num_register_tokens` is {registers}, but the weights have {}; {FETCH_OWN}", facts.registers);
             return Err(config(fields.path(), problem));
         }
     }
@@ -164,13 +168,15 @@ fn table(
     fields: &Fields,
     image: [usize; 2],
     covers_extra: usize,
+    dino: bool,
     resize: PositionResize,
 ) -> Result<PositionLayout> {
-    let grid = describe::grid(image, facts.patch);
+    let mut grid = describe::grid(image, facts.patch);
     let rows = grid[0] * grid[1] + 1 + covers_extra;
     if let Some(table) = facts.position.as_ref().filter(|_| rows != facts.positions) {
         let problem = format!(
-            "`image_size` is {}x{}{}, which with patches of {}x{} needs {rows} position embeddings, but tensor `{}` has shape {:?}; to run at another size leave config.json as it is and pass --image",
+            "`image_size` is {}x{}{}, which with patches of {}x{} needs {rows} position \
+             embeddings, but tensor `{}` has shape {:?}; {RUN_AT}",
             image[0],
             image[1],
             if fields.get("image_size").is_none() { " (absent, so the library's default)" } else { "" },
@@ -180,6 +186,11 @@ fn table(
             table.shape()
         );
         return Err(config(fields.path(), problem));
+    }
+    // DINOv2 takes the table of any image that is not square for a square one, and resizes it.
+    let side = (grid[0] * grid[1]).isqrt();
+    if dino && image[0] != image[1] && side * side == grid[0] * grid[1] {
+        grid = [side, side];
     }
     Ok(PositionLayout { grid, covers_class: true, covers_extra, resize })
 }

@@ -88,11 +88,13 @@ impl<B: Backend> Probe<B> {
         .collect()
     }
 
-    /// Logits, losses and derivatives of head inputs under `classifier`.
-    pub fn judge(&self, classifier: &Head, head_inputs: &[B::Elem]) -> Results {
+    /// Logits, losses and derivatives of head inputs under `classifier`. `bias` `[C]` (or nothing) is added to the
+    /// logits: what rounding the classifier's own bias to f32 left out.
+    pub fn judge(&self, classifier: &Head, bias: &[f64], head_inputs: &[B::Elem]) -> Results {
         let (examples, k, classes) = (self.inputs.labels.len(), self.inputs.count, classifier.classes());
         let mut z = vec![B::Elem::zero(); (1 + k) * examples * classes];
         head::dual(classifier, examples, 1 + k, head_inputs, &mut z);
+        add_bias(&mut z[..examples * classes], bias);
         let mut slope = vec![B::Elem::zero(); classes];
         let mut results = Results { logits: to_f64(&z[..examples * classes]), losses: Vec::new(), jvps: Vec::new() };
         for (b, &label) in self.inputs.labels.iter().enumerate() {
@@ -106,7 +108,7 @@ impl<B: Backend> Probe<B> {
     }
 
     /// Exact gradient of each example's loss to its prompts, `[B, S, p, d]`.
-    pub fn gradients(&mut self, classifier: &Head) -> Result<Vec<f64>> {
+    pub fn gradients(&mut self, classifier: &Head, bias: &[f64]) -> Result<Vec<f64>> {
         let width = self.spec().head_width();
         let mut grads = vec![B::Elem::zero(); self.inputs.labels.len() * self.prompts.len()];
         let labels = &self.inputs.labels;
@@ -114,6 +116,7 @@ impl<B: Backend> Probe<B> {
             let mut z = vec![B::Elem::zero(); labels.len() * classifier.classes()];
             let mut slope = vec![B::Elem::zero(); classifier.classes()];
             head::dual(classifier, labels.len(), 1, f, &mut z);
+            add_bias(&mut z, bias);
             for (b, &label) in labels.iter().enumerate() {
                 loss::cross_entropy(&z[b * slope.len()..][..slope.len()], label, &mut slope);
                 head::vjp(classifier, &f[b * width..][..width], &slope, &mut df[b * width..][..width]);
@@ -131,6 +134,12 @@ impl<B: Backend> Probe<B> {
         let (start, p, d) = (self.spec().prompt_start(), self.encoder.prompts().prompts, self.spec().width);
         let example = values.len() / self.inputs.labels.len().max(1);
         Ok(values.chunks_exact(example).flat_map(|x| to_f64(&x[start * d..][..p * d])).collect())
+    }
+}
+
+fn add_bias<T: crate::ops::Real>(z: &mut [T], bias: &[f64]) {
+    if !bias.is_empty() {
+        z.chunks_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(z, &b)| *z += T::from_f64(b)));
     }
 }
 

@@ -49,8 +49,8 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
         let mut fast = Probe::new(&cpu, layout, inputs.clone())?;
         let (exact_inputs, fast_inputs) = (exact.head_inputs()?, fast.head_inputs()?);
         for (kind, head) in [("linear", &head), ("prototype", &prototype)] {
-            let expected = exact.judge(head, &exact_inputs);
-            let found = fast.judge(head, &fast_inputs);
+            let expected = exact.judge(head, &[], &exact_inputs);
+            let found = fast.judge(head, &[], &fast_inputs);
             checks.push(Check::new(
                 name(&format!("{kind} logits, CPU against reference")),
                 &found.logits,
@@ -63,7 +63,7 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
                 &expected.jvps,
                 1e-4,
             ));
-            let gradients = exact.gradients(head)?;
+            let gradients = exact.gradients(head, &[])?;
             let along = along(&gradients, &inputs);
             checks.push(Check::new(
                 name(&format!("{kind} ⟨gradient, v⟩ against JVPs, f64")),
@@ -73,7 +73,7 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
             ));
             checks.push(Check::new(
                 name(&format!("{kind} gradients, CPU against reference")),
-                &fast.gradients(head)?,
+                &fast.gradients(head, &[])?,
                 &gradients,
                 1e-4,
             ));
@@ -117,7 +117,7 @@ fn central_differences(
             let moved = Inputs { prompts, tangents: Vec::new(), count: 0, ..inputs.clone() };
             let mut probe = Probe::new(native, layout, moved)?;
             let f = probe.head_inputs()?;
-            Ok(probe.judge(head, &f).losses[row / inputs.count])
+            Ok(probe.judge(head, &[], &f).losses[row / inputs.count])
         };
         out.push((loss_at(STEP)? - loss_at(-STEP)?) / (2.0 * STEP));
     }

@@ -150,8 +150,8 @@ impl TensorRef {
     /// Converts into `out`: exactly, except that f64 read as f32 is rounded to nearest.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `out` has another length, [`Error::Tensor`] when the tensor is not floating point or holds a
-    /// value that is not finite.
+    /// [`Error::Shape`] when `out` has another length, [`Error::Tensor`] when the tensor is not floating point or holds
+    /// a value that is not finite.
     pub fn read_into<T: Element>(&self, out: &mut [T]) -> Result<()> {
         if out.len() != self.len() {
             return Err(Error::Shape {
