@@ -78,7 +78,8 @@ fn exif_orientation_is_applied_and_boxes_are_in_stored_pixels() {
     let folder = tempfile::tempdir().unwrap();
     let stored = bytes(&image("full-chroma.jpg"), None, &verbatim(H, W)).unwrap();
     // Stored row and column of what belongs at (row, column) of the upright image, by the Exif standard's table.
-    let sources: [fn(usize, usize) -> (usize, usize); 8] = [
+    type Source = fn(usize, usize) -> (usize, usize);
+    let sources: [Source; 8] = [
         |r, c| (r, c),
         |r, c| (r, W - 1 - c),
         |r, c| (H - 1 - r, W - 1 - c),

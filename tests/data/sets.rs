@@ -300,7 +300,7 @@ fn csv_layouts() {
 
     let root = tree(&[&[("list.csv", named)], images.as_slice()].concat());
     let set = Dataset::open(&root.path().join("list.csv"), Format::Csv, &STRICT).unwrap();
-    assert_eq!(set.items.len(), 3);
+    assert_eq!(set.items.len(), 4);
 }
 
 #[test]

@@ -74,3 +74,14 @@ def rgb16():
 
 
 rgb16()
+
+
+def resampling():
+    """What Pillow makes of rgb.png with every filter, to the sizes of the test in src/data/resample.rs."""
+    boxes = [((7, 9), (2.5, 1.25, 17.75, 13)), ((32, 28), (0, 0, 20, 14)), ((5, 40), (3, 2, 19, 12)), ((20, 3), (0, 0, 20, 14))]
+    filters = [getattr(Image.Resampling, name) for name in ("BILINEAR", "BICUBIC", "LANCZOS", "NEAREST")]
+    resized = [rgb.resize(size, filter, box) for filter in filters for size, box in boxes]
+    (HERE / "resampled.rgb").write_bytes(b"".join(np.asarray(image).tobytes() for image in resized))
+
+
+resampling()
