@@ -1,7 +1,18 @@
 //! What a model is: its family-free description and its loaded weights.
 
+mod describe;
+mod fields;
 mod head;
+mod labels;
+mod load;
+mod position;
+mod preprocessing;
+mod prompts;
 mod spec;
+mod timm;
+mod transformers;
 
 pub use head::Head;
+pub use load::{Family, LoadOptions, Model};
+pub use prompts::PromptLayout;
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};

@@ -1,7 +1,25 @@
 //! The tuner: options, events, optimizer, schedule, checkpoints and the loop over them.
 
+mod checkpoint;
+mod estimator;
 mod event;
+mod optimizer;
 mod options;
+mod order;
+mod photos;
+mod prototype;
+mod run;
+mod schedule;
+mod score;
+mod tuner;
 
+pub use checkpoint::{Best, OptimizerState, RunIdentity, TrainState, is_checkpoint};
+pub use estimator::Estimator;
 pub use event::{Event, Observer, Score};
+pub use optimizer::{Optimizer, OptimizerSettings};
 pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+pub use photos::{Batch, Photos};
+pub use run::{Compare, Job, Outcome, Resources, Scores, digest};
+pub use schedule::warmup_cosine;
+pub use score::{for_each_head_input, score, top};
+pub use tuner::{Saving, Tuner, zero_linear_head};

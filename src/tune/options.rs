@@ -66,8 +66,6 @@ pub struct TuneOptions {
     pub guess: GuessKind,
     /// Tangents K per example and step (ignored by `backprop` and `none`).
     pub tangents: usize,
-    /// Exponent on W's singular values in `weight-transpose`.
-    pub power: f64,
     /// Prompts p per set.
     pub prompts: usize,
     /// One prompt set per block from `insert_at` on, instead of one set that stays.
@@ -107,7 +105,6 @@ impl Default for TuneOptions {
         TuneOptions {
             guess: GuessKind::WeightTranspose,
             tangents: 1,
-            power: 1.0,
             prompts: 4,
             deep: false,
             insert_at: 0,

@@ -1,6 +1,7 @@
 //! The tensors of a ViT by their role, still in the file's dtype and memory.
 
-use super::TensorRef;
+use super::tensor::{Element, TensorRef, append};
+use crate::Result;
 
 /// A linear layer y = xWᵀ + b, its rows possibly spread over several tensors (transformers keeps q, k and v apart).
 #[derive(Clone, Debug)]
@@ -9,6 +10,46 @@ pub struct LinearRef {
     pub weight: Vec<TensorRef>,
     /// Bias of each row block, `[n_i]`; `None` means zero.
     pub bias: Vec<Option<TensorRef>>,
+}
+
+impl LinearRef {
+    /// Rows n of W.
+    pub fn rows(&self) -> usize {
+        self.weight.iter().filter_map(|w| w.shape().first()).sum()
+    }
+
+    /// Columns k of W: the product of all axes but the first.
+    pub fn cols(&self) -> usize {
+        self.weight.first().map_or(0, |w| w.shape().iter().skip(1).product())
+    }
+
+    /// W, `[n, k]`, its row blocks stacked.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`].
+    pub fn read<T: Element>(&self) -> Result<Vec<T>> {
+        let mut out = Vec::new();
+        self.weight.iter().try_for_each(|w| append(&mut out, w))?;
+        Ok(out)
+    }
+
+    /// b, `[n]`, zero where a row block has none; `None` when no block has one.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`].
+    pub fn bias<T: Element>(&self) -> Result<Option<Vec<T>>> {
+        if self.bias.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let mut out = Vec::new();
+        for (weight, bias) in self.weight.iter().zip(&self.bias) {
+            match bias {
+                Some(bias) => append(&mut out, bias)?,
+                None => out.resize(out.len() + weight.shape().first().copied().unwrap_or(0), T::default()),
+            }
+        }
+        Ok(Some(out))
+    }
 }
 
 /// γ and β of a layer norm, each `[d]`.
@@ -86,4 +127,38 @@ pub enum PositionResize {
     BicubicAntialias,
     /// PyTorch bicubic (a = −0.75), align_corners = false, not antialiased: transformers.
     Bicubic,
+}
+
+impl VitRef {
+    /// Every tensor but the classifier's, in a fixed order, with its role.
+    pub(crate) fn for_each_backbone_tensor(&self, mut visit: impl FnMut(&str, &TensorRef)) {
+        let mut linear = |role: String, linear: &LinearRef| {
+            linear.weight.iter().for_each(|w| visit(&role, w));
+            linear.bias.iter().flatten().for_each(|b| visit(&role, b));
+        };
+        linear("patch".into(), &self.patch);
+        for (i, block) in self.blocks.iter().enumerate() {
+            for (role, part) in [("qkv", &block.qkv), ("proj", &block.proj), ("fc1", &block.fc1), ("fc2", &block.fc2)] {
+                linear(format!("blocks.{i}.{role}"), part);
+            }
+        }
+        self.class_token.iter().for_each(|t| visit("class_token", t));
+        self.extra_tokens.iter().for_each(|t| visit("extra_tokens", t));
+        self.position.iter().for_each(|p| visit("position", &p.table));
+        let mut norm = |role: String, norm: &NormRef| {
+            visit(&role, &norm.weight);
+            visit(&role, &norm.bias);
+        };
+        for (role, part) in [("pre_norm", &self.pre_norm), ("norm", &self.norm), ("fc_norm", &self.fc_norm)] {
+            part.iter().for_each(|n| norm(role.into(), n));
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            norm(format!("blocks.{i}.norm1"), &block.norm1);
+            norm(format!("blocks.{i}.norm2"), &block.norm2);
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            block.scale1.iter().for_each(|t| visit(&format!("blocks.{i}.scale1"), t));
+            block.scale2.iter().for_each(|t| visit(&format!("blocks.{i}.scale2"), t));
+        }
+    }
 }

@@ -1,0 +1,351 @@
+//! The seam between the encoder and the hardware: fused steps of the dual pass over row subsets.
+//!
+//! Two layouts occur. The **stream** is `[1+K, B, T, d]`: plane 0 the primal, planes 1..K the tangents. A **compact**
+//! buffer holds only the rows a [`Rows`] names, primal rows first. Every operation takes its inputs by shared and its
+//! output by exclusive reference, so no operation can alias the two.
+
+use crate::Result;
+use crate::model::{Activation, Mlp};
+use crate::ops::Real;
+use std::ops::Range;
+
+/// Which rows of the stream an operation works on, and how they are numbered in a compact buffer.
+///
+/// Compact row of primal token i of example b: `b·|primal| + i`. Of tangent k: `B·|primal| + (k·B + b)·|tangent| + i`.
+/// With all tokens in both lists a compact buffer has the stream's own layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Examples B.
+    pub examples: usize,
+    /// Tangents K.
+    pub tangents: usize,
+    /// Tokens T of the stream.
+    pub tokens: usize,
+    primal: Vec<u32>,
+    tangent: Vec<u32>,
+    /// For each entry of `primal`, its index in `tangent`, or `u32::MAX`.
+    pair: Vec<u32>,
+}
+
+impl Rows {
+    /// Rows for the given ascending token lists; `tangent` must be a subset of `primal`.
+    pub fn new(examples: usize, tangents: usize, tokens: usize, primal: Vec<u32>, tangent: Vec<u32>) -> Self {
+        debug_assert!(primal.iter().all(|&t| (t as usize) < tokens));
+        debug_assert!(primal.is_sorted() && tangent.is_sorted());
+        let tangent = if tangents == 0 { Vec::new() } else { tangent };
+        let pair: Vec<u32> = primal.iter().map(|t| tangent.binary_search(t).map_or(u32::MAX, |i| i as u32)).collect();
+        debug_assert_eq!(pair.iter().filter(|&&i| i != u32::MAX).count(), tangent.len());
+        Rows { examples, tangents, tokens, primal, tangent, pair }
+    }
+
+    /// Every token, primal and tangent.
+    pub fn full(examples: usize, tangents: usize, tokens: usize) -> Self {
+        let all: Vec<u32> = (0..tokens as u32).collect();
+        Rows::new(examples, tangents, tokens, all.clone(), all)
+    }
+
+    /// Primal tokens, ascending.
+    pub fn primal(&self) -> &[u32] {
+        &self.primal
+    }
+
+    /// Tokens with tangents, ascending; empty when K = 0.
+    pub fn tangent(&self) -> &[u32] {
+        &self.tangent
+    }
+
+    /// Index among [`Rows::tangent`] of the i-th primal token, if it has tangents.
+    pub fn pair(&self, i: usize) -> Option<usize> {
+        let pair = self.pair[i];
+        (pair != u32::MAX).then_some(pair as usize)
+    }
+
+    /// Primal rows.
+    pub fn primal_len(&self) -> usize {
+        self.examples * self.primal.len()
+    }
+
+    /// Rows in all.
+    pub fn len(&self) -> usize {
+        self.primal_len() + self.tangents * self.examples * self.tangent.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Compact index of primal token i of example b.
+    pub fn primal_row(&self, b: usize, i: usize) -> usize {
+        b * self.primal.len() + i
+    }
+
+    /// Compact index of token i (among [`Rows::tangent`]) of tangent k of example b.
+    pub fn tangent_row(&self, k: usize, b: usize, i: usize) -> usize {
+        self.primal_len() + (k * self.examples + b) * self.tangent.len() + i
+    }
+
+    /// Stream row of token t in plane 0 (primal) or 1 + k.
+    pub fn stream_row(&self, plane: usize, b: usize, t: u32) -> usize {
+        (plane * self.examples + b) * self.tokens + t as usize
+    }
+
+    /// (compact row, stream row) of every row, in compact order.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let primal = (0..self.examples).flat_map(move |b| self.primal.iter().map(move |&t| self.stream_row(0, b, t)));
+        let tangent = (0..self.tangents).flat_map(move |k| {
+            (0..self.examples).flat_map(move |b| self.tangent.iter().map(move |&t| self.stream_row(1 + k, b, t)))
+        });
+        primal.chain(tangent).enumerate()
+    }
+}
+
+/// Where and how image patches become tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct PatchGrid {
+    /// Image channels.
+    pub channels: usize,
+    /// Image height and width, pixels.
+    pub image: [usize; 2],
+    /// Patch height and width, pixels.
+    pub patch: [usize; 2],
+}
+
+impl PatchGrid {
+    /// Patches of one image.
+    pub fn len(&self) -> usize {
+        (self.image[0] / self.patch[0]) * (self.image[1] / self.patch[1])
+    }
+
+    /// Whether the image is smaller than a patch.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Values of one patch: channels · ph · pw.
+    pub fn patch_len(&self) -> usize {
+        self.channels * self.patch[0] * self.patch[1]
+    }
+}
+
+/// γ, β `[d]` and ε of a layer norm on the device.
+pub struct Norm<B: Backend + ?Sized> {
+    /// γ.
+    pub gamma: B::Vector,
+    /// β.
+    pub beta: B::Vector,
+    /// ε.
+    pub eps: f64,
+}
+
+/// W `[n, k]` and b `[n]` of a linear layer on the device.
+pub struct Linear<B: Backend + ?Sized> {
+    /// W.
+    pub weight: B::Matrix,
+    /// b.
+    pub bias: Option<B::Vector>,
+}
+
+/// A part of a device buffer that starts at `offset` and whose rows are `stride` elements apart.
+pub struct At<'a, T> {
+    /// The buffer.
+    pub buffer: &'a T,
+    /// First element.
+    pub offset: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+impl<'a, T> At<'a, T> {
+    /// Rows of `stride` elements from the buffer's start.
+    pub fn start(buffer: &'a T, stride: usize) -> Self {
+        At { buffer, offset: 0, stride }
+    }
+}
+
+/// Sizes of multi-head attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Heads h.
+    pub count: usize,
+    /// Head size; width d = count · dim. Scores are scaled by 1/√dim.
+    pub dim: usize,
+}
+
+/// Device operations of the dual pass and of one block's VJP. Formulas, FLOPs and bytes stand with the scalar
+/// reference in [`crate::ops`], under the same names.
+///
+/// Results are a function of the inputs alone: the same bits for any thread count, and for any split of the examples
+/// over calls.
+pub trait Backend {
+    /// Host element type.
+    type Elem: Real;
+    /// Device memory.
+    type Buffer;
+    /// A frozen matrix.
+    type Matrix;
+    /// A frozen vector (or table of vectors).
+    type Vector;
+
+    /// `len` zeroed elements. Errors: [`crate::Error::OutOfMemory`].
+    fn buffer(&self, len: usize) -> Result<Self::Buffer>;
+    /// A frozen `[rows, cols]` matrix, row-major.
+    fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
+    /// A frozen vector.
+    fn vector(&self, data: Vec<Self::Elem>) -> Result<Self::Vector>;
+    /// A frozen vector's values.
+    fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<Self::Elem>>;
+    /// Host to device, from element `offset` on.
+    fn write(&self, buffer: &mut Self::Buffer, offset: usize, data: &[Self::Elem]) -> Result<()>;
+    /// Device to host, from element `offset` on.
+    fn read(&self, buffer: &Self::Buffer, offset: usize, data: &mut [Self::Elem]) -> Result<()>;
+    /// Zeroes a range of elements.
+    fn zero(&self, buffer: &mut Self::Buffer, range: Range<usize>) -> Result<()>;
+
+    /// Host `images` [B, c, H, W] → `out` [B·patches, c·ph·pw].
+    fn patches(&self, grid: PatchGrid, examples: usize, images: &[Self::Elem], out: &mut Self::Buffer) -> Result<()>;
+    /// x[0, b, t] = constant[t] (+ patch row) for all but the prompt tokens. `rows.primal` lists the non-prompt tokens;
+    /// the last `patches` of them receive `projected` [B·patches, d]; `constant` is `[|primal|, d]`.
+    fn embed(
+        &self,
+        rows: &Rows,
+        patches: usize,
+        width: usize,
+        projected: &Self::Buffer,
+        constant: &Self::Vector,
+        x: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// x[rows] = values (compact, width d).
+    fn scatter(&self, rows: &Rows, width: usize, values: &Self::Buffer, x: &mut Self::Buffer) -> Result<()>;
+    /// y[rows] = λ ⊙ x[rows] (compact, width d; λ = 1 when absent).
+    fn gather(
+        &self,
+        rows: &Rows,
+        width: usize,
+        x: &Self::Buffer,
+        scale: Option<&Self::Vector>,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Dual layer norm of stream rows: y (compact) = LN(x[rows]).
+    fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+    /// y[r, :] = x[r, :]·W[outputs, :]ᵀ for r < `count`, plus b[outputs] for r < `biased`. x's rows start at x.offset;
+    /// y's rows start at `y_offset` and are `outputs.len()` wide.
+    #[allow(clippy::too_many_arguments)]
+    fn linear(
+        &self,
+        count: usize,
+        biased: usize,
+        linear: &Linear<Self>,
+        outputs: Range<usize>,
+        x: At<Self::Buffer>,
+        y: &mut Self::Buffer,
+        y_offset: usize,
+    ) -> Result<()>;
+    /// Dual attention. `q` rows (`[q_rows, d]`) and `kv` rows (`[kv_rows, 2d]`: k then v) → `y` compact over `out_rows`.
+    /// `out_rows.primal == q_rows.primal`; tangents absent from `q_rows` or `kv_rows` are zero.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        heads: Heads,
+        q_rows: &Rows,
+        kv_rows: &Rows,
+        out_rows: &Rows,
+        q: At<Self::Buffer>,
+        kv: At<Self::Buffer>,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Dual activation in place on compact rows of `fc1`'s output: `[rows, hidden]`, or for SwiGLU `[rows, 2·hidden]`
+    /// of which the first half of every row receives the result. Every tangent row's primal row is present
+    /// (`rows.tangent` ⊆ `rows.primal`).
+    fn activation(&self, rows: &Rows, hidden: usize, mlp: Mlp, h: &mut Self::Buffer) -> Result<()>;
+    /// x[rows] += λ ⊙ f (compact; λ = 1 when absent).
+    fn residual(
+        &self,
+        rows: &Rows,
+        width: usize,
+        scale: Option<&Self::Vector>,
+        f: &Self::Buffer,
+        x: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// [`Backend::residual`] and [`Backend::norm`] of the same rows in one sweep. Without `f`, the branch's output stands
+    /// in `y` itself and is replaced.
+    fn residual_norm(
+        &self,
+        rows: &Rows,
+        scale: Option<&Self::Vector>,
+        norm: &Norm<Self>,
+        f: Option<&Self::Buffer>,
+        x: &mut Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Means over groups of tokens: compact rows y → `out` [1+K, B, |groups|·d]. Groups are ranges of indices into
+    /// `rows.primal` (which equals `rows.tangent` when K > 0).
+    fn pool(
+        &self,
+        rows: &Rows,
+        width: usize,
+        groups: &[Range<usize>],
+        y: &Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// dx[r, :] = dy[r, :]·W[outputs, :] for r < `count` (`accumulate`: added to dx). dy's rows are at `dy`, dx's rows
+    /// start at `dx_offset` and are k wide.
+    #[allow(clippy::too_many_arguments)]
+    fn linear_vjp(
+        &self,
+        count: usize,
+        linear: &Linear<Self>,
+        outputs: Range<usize>,
+        dy: At<Self::Buffer>,
+        accumulate: bool,
+        dx: &mut Self::Buffer,
+        dx_offset: usize,
+    ) -> Result<()>;
+    /// dx[rows] += J_LNᵀ dy for the primal rows: x and dx are streams of the same shape, dy compact.
+    fn norm_vjp(
+        &self,
+        rows: &Rows,
+        norm: &Norm<Self>,
+        x: &Self::Buffer,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// dqkv = VJP of attention over all tokens: `q` `[rows, d]`, `kv` `[rows, 2d]`, `dy` `[rows, d]` →
+    /// `dq` at 0 and `dkv` at `rows·d` of `dqkv`, laid out like q and kv.
+    fn attention_vjp(
+        &self,
+        heads: Heads,
+        rows: &Rows,
+        q: At<Self::Buffer>,
+        kv: At<Self::Buffer>,
+        dy: &Self::Buffer,
+        dqkv: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// dh = φ′(h) ⊙ dg on `count` rows of `[hidden]`; for SwiGLU h and dh rows are `[2·hidden]` and dg rows `[hidden]`.
+    fn activation_vjp(
+        &self,
+        count: usize,
+        hidden: usize,
+        mlp: Mlp,
+        h: &Self::Buffer,
+        dg: &Self::Buffer,
+        dh: &mut Self::Buffer,
+    ) -> Result<()>;
+}
+
+/// Columns of fc1's output per hidden unit: 2 for SwiGLU, else 1.
+pub fn hidden_columns(mlp: Mlp) -> usize {
+    match mlp {
+        Mlp::Plain(_) => 1,
+        Mlp::SwiGlu => 2,
+    }
+}
+
+/// The activation whose derivative the MLP needs.
+pub fn mlp_activation(mlp: Mlp) -> Activation {
+    match mlp {
+        Mlp::Plain(activation) => activation,
+        Mlp::SwiGlu => Activation::Silu,
+    }
+}

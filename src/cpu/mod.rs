@@ -1,0 +1,352 @@
+//! The fast CPU backend: SIMD kernels on a private thread pool.
+//!
+//! Every file but the first five below stands for the operation of the same name in [`crate::ops`], where its formula and
+//! cost are. Results have the same bits for any thread count and any split of the examples over calls; different
+//! instruction sets may differ in the last bits.
+
+pub mod gemm;
+pub mod isa;
+mod lanes;
+pub mod math;
+pub mod memory;
+pub mod pool;
+
+mod activation;
+mod attention;
+mod attention_vjp;
+mod embed;
+mod norm;
+mod residual;
+mod rows;
+
+#[cfg(test)]
+mod tests;
+
+use crate::Result;
+use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
+use crate::model::Mlp;
+use gemm::{Gemm, Kernels, Start, Strided, StridedMut, Weight};
+use isa::Isa;
+use memory::{Buffer, Shared};
+use pool::Pool;
+use rows::for_ranges;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// f32 on the CPU.
+pub struct CpuBackend {
+    isa: Isa,
+    pool: Pool,
+    gemm: Gemm,
+    kernels: Kernels,
+    /// Attention scratch of every thread.
+    scratch: Vec<Mutex<Buffer>>,
+}
+
+/// A frozen matrix, row-major.
+pub struct Matrix {
+    data: Vec<f32>,
+    cols: usize,
+}
+
+impl Matrix {
+    fn rows(&self, outputs: Range<usize>) -> &[f32] {
+        &self.data[outputs.start * self.cols..outputs.end * self.cols]
+    }
+}
+
+impl CpuBackend {
+    /// A backend on `threads` threads of its own (0: one per core), with the widest instruction set of this CPU or the one
+    /// that [`isa::ISA_VARIABLE`] forces.
+    ///
+    /// # Errors
+    /// [`crate::Error::Options`] for an instruction set this CPU lacks or threads the system refuses;
+    /// [`crate::Error::OutOfMemory`].
+    pub fn new(threads: usize) -> Result<Self> {
+        Self::with_isa(Isa::detect()?, threads)
+    }
+
+    /// As [`CpuBackend::new`], with a given instruction set.
+    ///
+    /// # Panics
+    /// If the CPU lacks it.
+    pub fn with_isa(isa: Isa, threads: usize) -> Result<Self> {
+        let pool = Pool::new(threads)?;
+        Ok(CpuBackend {
+            isa,
+            gemm: Gemm::new(isa, pool.threads())?,
+            kernels: Kernels::of(isa),
+            scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
+            pool,
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Makes every thread's scratch at least `len` values long.
+    fn reserve_scratch(&self, len: usize) -> Result<()> {
+        self.scratch.iter().try_for_each(|s| lock(s).at_least(len, "attention scratch").map(|_| ()))
+    }
+}
+
+/// A panic while the lock was held leaves only scratch values behind.
+fn lock(scratch: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
+    scratch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn affine(norm: &Norm<CpuBackend>) -> norm::Affine<'_> {
+    norm::Affine { gamma: &norm.gamma, beta: &norm.beta, eps: norm.eps }
+}
+
+fn slice(scale: Option<&Vec<f32>>) -> Option<&[f32]> {
+    scale.map(Vec::as_slice)
+}
+
+impl Backend for CpuBackend {
+    type Elem = f32;
+    type Buffer = Buffer;
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn buffer(&self, len: usize) -> Result<Buffer> {
+        Buffer::zeroed(len, "an encoder buffer")
+    }
+
+    fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
+        debug_assert_eq!(data.len(), rows * cols);
+        Ok(Matrix { data, cols })
+    }
+
+    fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(data)
+    }
+
+    fn read_vector(&self, vector: &Vec<f32>) -> Result<Vec<f32>> {
+        Ok(vector.clone())
+    }
+
+    fn write(&self, buffer: &mut Buffer, offset: usize, data: &[f32]) -> Result<()> {
+        buffer[offset..][..data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn read(&self, buffer: &Buffer, offset: usize, data: &mut [f32]) -> Result<()> {
+        data.copy_from_slice(&buffer[offset..][..data.len()]);
+        Ok(())
+    }
+
+    fn zero(&self, buffer: &mut Buffer, range: Range<usize>) -> Result<()> {
+        buffer[range].fill(0.0);
+        Ok(())
+    }
+
+    fn patches(&self, grid: PatchGrid, examples: usize, images: &[f32], out: &mut Buffer) -> Result<()> {
+        embed::patches(&self.pool, grid, examples, images, Shared::new(out));
+        Ok(())
+    }
+
+    fn embed(
+        &self,
+        rows: &Rows,
+        patches: usize,
+        width: usize,
+        projected: &Buffer,
+        constant: &Vec<f32>,
+        x: &mut Buffer,
+    ) -> Result<()> {
+        embed::embed(&self.pool, rows, patches, width, projected, constant, Shared::new(x));
+        Ok(())
+    }
+
+    fn scatter(&self, rows: &Rows, width: usize, values: &Buffer, x: &mut Buffer) -> Result<()> {
+        let x = Shared::new(x);
+        for_ranges(&self.pool, rows.primal_len(), |range| residual::scatter(rows, range, width, values, x));
+        Ok(())
+    }
+
+    fn gather(&self, rows: &Rows, width: usize, x: &Buffer, scale: Option<&Vec<f32>>, y: &mut Buffer) -> Result<()> {
+        let (y, scale) = (Shared::new(y), slice(scale));
+        for_ranges(&self.pool, rows.primal_len(), |range| residual::gather(rows, range, width, x, scale, y));
+        Ok(())
+    }
+
+    fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Buffer, y: &mut Buffer) -> Result<()> {
+        let (affine, y) = (affine(norm), Shared::new(y));
+        for_ranges(&self.pool, rows.primal_len(), |range| self.isa.dispatch(norm::Norm { rows, range, affine, x, y }));
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        count: usize,
+        biased: usize,
+        linear: &Linear<Self>,
+        outputs: Range<usize>,
+        x: At<Buffer>,
+        y: &mut Buffer,
+        y_offset: usize,
+    ) -> Result<()> {
+        let (n, k) = (outputs.len(), linear.weight.cols);
+        let start = match &linear.bias {
+            None => Start::Zero,
+            Some(bias) => Start::Bias { bias: &bias[outputs.clone()], rows: biased },
+        };
+        let x = Strided { data: &x.buffer[x.offset..], stride: x.stride };
+        let y = StridedMut { data: &mut y[y_offset..], stride: n };
+        self.gemm.run(&self.pool, [count, n, k], x, linear.weight.rows(outputs), Weight::Transposed, start, y);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        heads: Heads,
+        q_rows: &Rows,
+        kv_rows: &Rows,
+        out_rows: &Rows,
+        q: At<Buffer>,
+        kv: At<Buffer>,
+        y: &mut Buffer,
+    ) -> Result<()> {
+        self.reserve_scratch(attention::scratch_len(heads.dim, out_rows.tangents))?;
+        let inputs = attention::Inputs {
+            heads,
+            q_rows,
+            kv_rows,
+            q: &q.buffer[q.offset..],
+            q_stride: q.stride,
+            kv: &kv.buffer[kv.offset..],
+            kv_stride: kv.stride,
+        };
+        let tiles = attention::tiles(q_rows.primal().len());
+        let y = Shared::new(y);
+        self.pool.for_each(q_rows.examples * heads.count * tiles, |task, worker| {
+            let (example, rest) = (task / (heads.count * tiles), task % (heads.count * tiles));
+            let (head, tile) = (rest / tiles, rest % tiles);
+            let scratch = &mut *lock(&self.scratch[worker]);
+            let kernels = &self.kernels;
+            self.isa.dispatch(attention::Tile { inputs, out_rows, kernels, example, head, tile, scratch, y });
+        });
+        Ok(())
+    }
+
+    fn activation(&self, rows: &Rows, hidden: usize, mlp: Mlp, h: &mut Buffer) -> Result<()> {
+        let h = Shared::new(h);
+        let count = rows.primal_len();
+        for_ranges(&self.pool, count, |range| self.isa.dispatch(activation::Dual { rows, range, hidden, mlp, h }));
+        Ok(())
+    }
+
+    fn residual(&self, rows: &Rows, width: usize, scale: Option<&Vec<f32>>, f: &Buffer, x: &mut Buffer) -> Result<()> {
+        let (scale, x) = (slice(scale), Shared::new(x));
+        let count = rows.primal_len();
+        for_ranges(&self.pool, count, |range| {
+            self.isa.dispatch(residual::Residual { rows, range, width, scale, f, x });
+        });
+        Ok(())
+    }
+
+    fn residual_norm(
+        &self,
+        rows: &Rows,
+        scale: Option<&Vec<f32>>,
+        norm: &Norm<Self>,
+        f: Option<&Buffer>,
+        x: &mut Buffer,
+        y: &mut Buffer,
+    ) -> Result<()> {
+        let residual = norm::Residual { scale: slice(scale), branch: f.map(|f| &f[..]) };
+        let (affine, x, y) = (affine(norm), Shared::new(x), Shared::new(y));
+        for_ranges(&self.pool, rows.primal_len(), |range| {
+            self.isa.dispatch(norm::ResidualNorm { rows, range, residual, affine, x, y });
+        });
+        Ok(())
+    }
+
+    fn pool(&self, rows: &Rows, width: usize, groups: &[Range<usize>], y: &Buffer, out: &mut Buffer) -> Result<()> {
+        let out = Shared::new(out);
+        self.pool.for_each((1 + rows.tangents) * rows.examples, |index, _| {
+            self.isa.dispatch(residual::Pool { rows, index, width, groups, y, out });
+        });
+        Ok(())
+    }
+
+    fn linear_vjp(
+        &self,
+        count: usize,
+        linear: &Linear<Self>,
+        outputs: Range<usize>,
+        dy: At<Buffer>,
+        accumulate: bool,
+        dx: &mut Buffer,
+        dx_offset: usize,
+    ) -> Result<()> {
+        let (n, k) = (outputs.len(), linear.weight.cols);
+        let start = if accumulate { Start::Keep } else { Start::Zero };
+        let dy = Strided { data: &dy.buffer[dy.offset..], stride: dy.stride };
+        let dx = StridedMut { data: &mut dx[dx_offset..], stride: k };
+        self.gemm.run(&self.pool, [count, k, n], dy, linear.weight.rows(outputs), Weight::Plain, start, dx);
+        Ok(())
+    }
+
+    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
+        let (affine, dx) = (affine(norm), Shared::new(dx));
+        for_ranges(&self.pool, rows.primal_len(), |range| {
+            self.isa.dispatch(norm::NormVjp { rows, range, affine, x, dy, dx });
+        });
+        Ok(())
+    }
+
+    fn attention_vjp(
+        &self,
+        heads: Heads,
+        rows: &Rows,
+        q: At<Buffer>,
+        kv: At<Buffer>,
+        dy: &Buffer,
+        dqkv: &mut Buffer,
+    ) -> Result<()> {
+        self.reserve_scratch(attention_vjp::scratch_len(&self.kernels, heads.dim, rows.primal().len()))?;
+        let inputs = attention::Inputs {
+            heads,
+            q_rows: rows,
+            kv_rows: rows,
+            q: &q.buffer[q.offset..],
+            q_stride: q.stride,
+            kv: &kv.buffer[kv.offset..],
+            kv_stride: kv.stride,
+        };
+        let (dq, dkv) = dqkv.split_at_mut(rows.len() * heads.count * heads.dim);
+        let (dq, dkv) = (Shared::new(dq), Shared::new(dkv));
+        self.pool.for_each(rows.examples * heads.count, |task, worker| {
+            let (example, head) = (task / heads.count, task % heads.count);
+            let scratch = &mut *lock(&self.scratch[worker]);
+            let kernels = &self.kernels;
+            self.isa.dispatch(attention_vjp::Head { inputs, kernels, example, head, dy, scratch, dq, dkv });
+        });
+        Ok(())
+    }
+
+    fn activation_vjp(
+        &self,
+        count: usize,
+        hidden: usize,
+        mlp: Mlp,
+        h: &Buffer,
+        dg: &Buffer,
+        dh: &mut Buffer,
+    ) -> Result<()> {
+        let dh = Shared::new(dh);
+        for_ranges(&self.pool, count, |range| {
+            self.isa.dispatch(activation::Vjp { range, hidden, mlp, h, dg, dh });
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! A model's tensors on a device.
+
+use crate::backend::{Backend, Linear, Norm};
+use crate::model::{Model, ModelSpec};
+use crate::ops::Real;
+use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef};
+use crate::{Error, Result};
+
+/// One transformer block on the device.
+pub struct Block<B: Backend> {
+    pub(crate) norm1: Norm<B>,
+    pub(crate) qkv: Linear<B>,
+    pub(crate) proj: Linear<B>,
+    pub(crate) scale1: Option<B::Vector>,
+    pub(crate) norm2: Norm<B>,
+    pub(crate) fc1: Linear<B>,
+    pub(crate) fc2: Linear<B>,
+    pub(crate) scale2: Option<B::Vector>,
+}
+
+/// The frozen encoder on the device.
+pub struct Weights<B: Backend> {
+    pub(crate) spec: ModelSpec,
+    pub(crate) patch: Linear<B>,
+    /// Class and extra tokens with their position embedding, then the patches' position embedding: `[T − p, d]`.
+    pub(crate) constant: B::Vector,
+    pub(crate) pre_norm: Option<Norm<B>>,
+    pub(crate) blocks: Vec<Block<B>>,
+    pub(crate) norm: Option<Norm<B>>,
+    pub(crate) fc_norm: Option<Norm<B>>,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Uploads `model`. Errors: a tensor cannot be read, or memory is short.
+    pub fn load(backend: &B, model: &Model) -> Result<Self> {
+        let spec = model.spec.clone();
+        let vit = &model.vit;
+        let eps = spec.norm_eps;
+        let norm = |norm: &NormRef| load_norm(backend, norm, eps);
+        Ok(Weights {
+            patch: load_linear(backend, &vit.patch)?,
+            constant: backend.vector(constant_tokens(model)?)?,
+            pre_norm: vit.pre_norm.as_ref().map(norm).transpose()?,
+            blocks: vit.blocks.iter().map(|block| load_block(backend, block, eps)).collect::<Result<_>>()?,
+            norm: vit.norm.as_ref().map(norm).transpose()?,
+            fc_norm: vit.fc_norm.as_ref().map(norm).transpose()?,
+            spec,
+        })
+    }
+
+    /// What the encoder looks like.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+}
+
+fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Block<B>> {
+    let scale = |t: &Option<TensorRef>| -> Result<Option<B::Vector>> {
+        t.as_ref().map(|t| backend.vector(t.read()?)).transpose()
+    };
+    Ok(Block {
+        norm1: load_norm(backend, &block.norm1, eps)?,
+        qkv: load_linear(backend, &block.qkv)?,
+        proj: load_linear(backend, &block.proj)?,
+        scale1: scale(&block.scale1)?,
+        norm2: load_norm(backend, &block.norm2, eps)?,
+        fc1: load_linear(backend, &block.fc1)?,
+        fc2: load_linear(backend, &block.fc2)?,
+        scale2: scale(&block.scale2)?,
+    })
+}
+
+fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
+    Ok(Linear {
+        weight: backend.matrix(linear.rows(), linear.cols(), linear.read()?)?,
+        bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()?,
+    })
+}
+
+fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B>> {
+    Ok(Norm { gamma: backend.vector(norm.weight.read()?)?, beta: backend.vector(norm.bias.read()?)?, eps })
+}
+
+/// Class and extra tokens (zero rows stand for the patches) plus the position table, summed in f64.
+fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
+    let (spec, vit) = (&model.spec, &model.vit);
+    let mut table: Vec<f64> = Vec::new();
+    for token in vit.class_token.iter().chain(&vit.extra_tokens) {
+        table.extend(token.read::<f64>()?);
+    }
+    table.resize(spec.tokens(0) * spec.width, 0.0);
+    if let Some(position) = model.position_table()? {
+        if position.len() != table.len() {
+            return Err(Error::Shape {
+                what: "position table",
+                expected: format!("{} values", table.len()),
+                found: format!("{} values", position.len()),
+            });
+        }
+        table.iter_mut().zip(position).for_each(|(t, p)| *t += p);
+    }
+    Ok(table.into_iter().map(T::from_f64).collect())
+}

@@ -1,0 +1,45 @@
+//! What the tuner needs from a model on a device, and the native engine that provides it.
+
+mod native;
+
+pub use native::{Native, cpu};
+
+use crate::Result;
+use crate::encoder::{HeadGradient, Pass, TangentSource};
+use crate::guess::Guess;
+use crate::model::{ModelSpec, PromptLayout};
+use crate::tune::GuessKind;
+
+/// Runs one model with one prompt placement. All host tensors are f32, row-major.
+pub trait Engine {
+    /// What the model looks like.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Prompt placement.
+    fn layout(&self) -> PromptLayout;
+
+    /// Examples of the largest pass.
+    fn most_examples(&self) -> usize;
+
+    /// Dual pass: head inputs `[1+K, B, D]`, plane 0 primal; empty prompts run the frozen model. Errors: shapes that do
+    /// not fit, or the device's own.
+    fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()>;
+
+    /// Exact gradient of each example's own loss to its own prompt copy, `[B, S, p, d]`. Errors: as [`Engine::dual`].
+    fn gradient(
+        &mut self,
+        images: &[f32],
+        prompts: &[f32],
+        head_gradient: &mut HeadGradient<f32>,
+        grads: &mut [f32],
+    ) -> Result<()>;
+
+    /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: memory is
+    /// short.
+    fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>>;
+
+    /// Forward pass without tangents: head inputs `[B, D]`.
+    fn forward(&mut self, images: &[f32], prompts: &[f32], head_input: &mut [f32]) -> Result<()> {
+        self.dual(Pass { images, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
+    }
+}

@@ -1,0 +1,89 @@
+//! The native engine: this crate's encoder over one of its backends.
+
+use super::Engine;
+use crate::Result;
+use crate::backend::Backend;
+use crate::cpu::CpuBackend;
+use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
+use crate::guess::{Activation, Directional, Guess, WeightTranspose};
+use crate::model::{Model, ModelSpec, PromptLayout};
+
+use crate::tune::GuessKind;
+use std::sync::Arc;
+
+/// A model's weights on a backend, from which engines with different prompt placements are made.
+pub struct Native<B: Backend> {
+    backend: Arc<B>,
+    weights: Arc<Weights<B>>,
+}
+
+/// Loads `model` onto the CPU with a private pool of `threads` threads (0: one per core). Errors: tensors cannot be
+/// read, memory is short, or `FORETUNE_ISA` names an instruction set this CPU lacks.
+pub fn cpu(model: &Model, threads: usize) -> Result<Native<CpuBackend>> {
+    Native::load(CpuBackend::new(threads)?, model)
+}
+
+impl<B: Backend> Native<B> {
+    /// Loads `model` onto `backend`.
+    pub fn load(backend: B, model: &Model) -> Result<Self> {
+        let weights = Arc::new(Weights::load(&backend, model)?);
+        Ok(Native { backend: Arc::new(backend), weights })
+    }
+
+    /// What the model looks like.
+    pub fn spec(&self) -> &ModelSpec {
+        self.weights.spec()
+    }
+
+    /// An engine for passes of up to `examples` examples and `tangents` tangents. Errors: the placement does not fit
+    /// the model, or memory is short.
+    pub fn engine(&self, layout: PromptLayout, examples: usize, tangents: usize) -> Result<Encoder<B>> {
+        Encoder::new(self.backend.clone(), self.weights.clone(), layout, examples, tangents)
+    }
+}
+
+impl<B> Engine for Encoder<B>
+where
+    B: Backend<Elem = f32> + Send + Sync + 'static,
+    B::Buffer: Send,
+    B::Matrix: Send + Sync,
+    B::Vector: Send + Sync,
+{
+    fn spec(&self) -> &ModelSpec {
+        self.weights().spec()
+    }
+
+    fn layout(&self) -> PromptLayout {
+        self.prompts()
+    }
+
+    fn most_examples(&self) -> usize {
+        Encoder::most_examples(self)
+    }
+
+    fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
+        Encoder::dual(self, pass, tangents, head_input)
+    }
+
+    fn gradient(
+        &mut self,
+        images: &[f32],
+        prompts: &[f32],
+        head_gradient: &mut HeadGradient<f32>,
+        grads: &mut [f32],
+    ) -> Result<()> {
+        Encoder::gradient(self, images, prompts, head_gradient, grads)
+    }
+
+    fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {
+        let isotropic = Activation { width: self.spec().width };
+        Ok(match kind {
+            GuessKind::Activation => Some(Box::new(isotropic)),
+            GuessKind::Directional => Some(Box::new(Directional(isotropic))),
+            GuessKind::WeightTranspose => {
+                Some(Box::new(WeightTranspose::new(self.backend().clone(), self.weights().clone(), self.prompts())?))
+            }
+            GuessKind::Backprop | GuessKind::None => None,
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! Guesses of the prompts' gradient direction.
+//!
+//! A forward-only guess is linear in its noise: y = A_s·n with n ~ N(0, I), drawn for every prompt token of every
+//! example and tangent, and an A_s that does not depend on the example. The dual pass needs y; the estimator
+//! accumulates ΣL̇·n and applies A_s once per step.
+
+mod activation;
+mod directional;
+mod weight_transpose;
+
+pub use activation::Activation;
+pub use directional::Directional;
+pub use weight_transpose::WeightTranspose;
+
+use crate::Result;
+
+/// A guess that needs nothing but the weights and the prompts.
+pub trait Guess: Send {
+    /// Noise values m per prompt token of `set`.
+    fn noise_width(&self, set: usize) -> usize;
+
+    /// Whether all examples of a batch share example 0's noise.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// Called once per step, before [`Guess::map`], with the prompts `[S, p, d]`.
+    fn prepare(&mut self, prompts: &[f32]) -> Result<()>;
+
+    /// y = A_s·n row by row: `noise` `[rows, m]` → `y` `[rows, d]`. Row r belongs to prompt r mod p; rows is a multiple of p.
+    fn map(&mut self, set: usize, noise: &[f32], y: &mut [f32]) -> Result<()>;
+}

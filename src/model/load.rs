@@ -1,0 +1,214 @@
+//! From a path to a model: weights, description, preprocessing and class names.
+
+use super::describe::{self, Described};
+use super::fields::{self, Fields};
+use super::{Head, ModelSpec, labels, position, preprocessing, timm, transformers};
+use crate::data::Preprocess;
+use crate::weights::{Checkpoint, Facts, Layout, Parts, VitRef, assemble, read_companion};
+use crate::{Error, Result};
+use ndarray::{Array1, Array2};
+use serde_json::Map;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Which library and architecture a checkpoint came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// transformers' ViT.
+    Vit,
+    /// transformers' DeiT.
+    Deit,
+    /// transformers' DINOv2.
+    Dinov2,
+    /// transformers' DINOv2 with registers.
+    Dinov2Registers,
+    /// Any timm ViT.
+    Timm,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Vit => "transformers ViT",
+            Family::Deit => "transformers DeiT",
+            Family::Dinov2 => "transformers DINOv2",
+            Family::Dinov2Registers => "transformers DINOv2 with registers",
+            Family::Timm => "timm ViT",
+        })
+    }
+}
+
+/// What the caller may say about a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Image height and width to run at; the checkpoint's own when `None`. A multiple of the patch size.
+    pub image: Option<[usize; 2]>,
+    /// Attention heads, for checkpoints without a configuration that says.
+    pub heads: Option<usize>,
+}
+
+/// A pretrained Vision Transformer: described, its tensors located and their shapes checked, nothing read yet.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What the encoder needs to know.
+    pub spec: ModelSpec,
+    /// The tensors, in the file's memory.
+    pub vit: VitRef,
+    /// Evaluation preprocessing.
+    pub preprocess: Preprocess,
+    /// Name of each of the classifier's classes.
+    pub class_names: Option<Vec<String>>,
+    /// Where it came from.
+    pub family: Family,
+    /// The file or index that was opened.
+    pub path: PathBuf,
+}
+
+impl Model {
+    /// Opens a folder, a safetensors file or a shard index, with the `config.json`, `preprocessor_config.json` and
+    /// `labels.txt` beside it as far as they exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Checkpoint`], [`Error::Tensor`] and [`Error::Config`] about files that are unreadable,
+    /// damaged, or do not belong together; [`Error::Options`] when `options` do not fit or must say more.
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
+        Self::from_checkpoint(&Checkpoint::open(path)?, options)
+    }
+
+    /// As [`open`](Self::open), for a checkpoint that is already open.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let folder = checkpoint.folder();
+        let config_path = folder.join("config.json");
+        let config = match read_companion(&config_path) {
+            Ok(bytes) => Some(fields::parse(&config_path, &bytes)?),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let parts = Parts::new(checkpoint)?;
+        let facts = Facts::new(&parts)?;
+        let config = config.as_ref().map(|map| Fields::new(&config_path, map));
+        let (described, preprocess, names) = match parts.layout() {
+            Layout::Transformers => Self::transformers(&parts, &facts, config.as_ref(), options)?,
+            Layout::Timm => Self::timm(&parts, &facts, config.as_ref(), options)?,
+        };
+        let Described { family, spec, arrangement } = described;
+        if spec.patches() == 0 {
+            return Err(fields::config(
+                config.map_or(checkpoint.path(), |c| c.path()),
+                format!("gives images of {:?} pixels, smaller than one patch of {:?}", spec.image, spec.patch),
+            ));
+        }
+        let vit = assemble(&parts, &spec, &arrangement)?;
+        let class_names = match names {
+            Some(names) => Some(names),
+            None => labels::text_file(&folder.join("labels.txt"), spec.classes)?,
+        };
+        let path = checkpoint.path().to_owned();
+        Ok(Model { spec, vit, preprocess, class_names, family, path })
+    }
+
+    fn transformers(parts: &Parts, facts: &Facts, config: Option<&Fields>, options: &LoadOptions) -> Result<Loaded> {
+        let mut described = transformers::describe(parts, facts, config, options)?;
+        let family = described.family;
+        let own = preprocessing::transformers(parts.checkpoint().folder(), family)?;
+        let spec = &mut described.spec;
+        // DINOv2 always resizes its position embeddings to the image it is given, which its processor decides.
+        if let (Family::Dinov2 | Family::Dinov2Registers, Some(own)) = (family, &own) {
+            spec.image = own.crop;
+        }
+        spec.image = describe::choose_image(spec.image, spec.patch, options)?;
+        let preprocess = match own {
+            Some(own) => preprocessing::scale_to(own, spec.image),
+            None => preprocessing::family_default(family, spec.image),
+        };
+        let names = config.map(|c| labels::transformers(c, facts.head.as_ref())).transpose()?.flatten();
+        Ok((described, preprocess, names))
+    }
+
+    fn timm(parts: &Parts, facts: &Facts, config: Option<&Fields>, options: &LoadOptions) -> Result<Loaded> {
+        let empty = Map::new();
+        let Some(config) = config else {
+            let mut described = timm::infer(parts, facts, None, options)?;
+            described.spec.image = describe::choose_image(described.spec.image, described.spec.patch, options)?;
+            let preprocess = preprocessing::family_default(Family::Timm, described.spec.image);
+            return Ok((described, preprocess, None));
+        };
+        let configured = timm::configured(config)?;
+        let cfg = config.object("pretrained_cfg", "pretrained_cfg.", &empty)?;
+        let defaults = Fields::new(config.path(), &configured.default_cfg);
+        let input = match preprocessing::timm_input(&cfg)? {
+            Some(input) => Some(input),
+            None => preprocessing::timm_input(&defaults)?,
+        };
+        let mut described = timm::describe(parts, facts, config.path(), &configured, input, options)?;
+        let image = describe::choose_image(described.spec.image, described.spec.patch, options)?;
+        described.spec.image = image;
+        let preprocess = preprocessing::timm(&cfg, &defaults, image)?;
+        let names = labels::timm(config, &cfg, facts.head.as_ref())?;
+        Ok((described, preprocess, names))
+    }
+
+    /// 32 hexadecimal digits that identify the backbone: its tensors by role, as stored, and its description. Sharding,
+    /// file names, the image size it runs at and the classifier do not matter. Reads every tensor.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let spec = ModelSpec { image: [0, 0], classes: 0, ..self.spec.clone() };
+        // Debug output lists every field by name.
+        hash.update(format!("foretune backbone 1\n{spec:?}\n").as_bytes());
+        self.vit.for_each_backbone_tensor(|role, tensor| {
+            hash.update(format!("{role} {:?} {}\n", tensor.shape(), tensor.dtype()).as_bytes());
+            hash.update(tensor.bytes());
+        });
+        hash.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// The position embedding of every token but prompts, `[tokens, d]`, at `spec.image`'s grid; rows of tokens it does
+    /// not cover are zero. `None` when the model has none.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`].
+    pub fn position_table(&self) -> Result<Option<Vec<f64>>> {
+        let Some(position) = &self.vit.position else { return Ok(None) };
+        let (spec, d) = (&self.spec, self.spec.width);
+        let table: Vec<f64> = position.table.read()?;
+        let class = usize::from(position.covers_class);
+        let (prefix, grid) = table.split_at((class + position.covers_extra) * d);
+        let mut out = vec![0.0; spec.tokens(0) * d];
+        out[..class * d].copy_from_slice(&prefix[..class * d]);
+        let extra = usize::from(spec.class_token) * d;
+        out[extra..extra + position.covers_extra * d].copy_from_slice(&prefix[class * d..]);
+        let patches = position::resize(grid, d, position.grid, spec.grid(), position.resize);
+        let start = out.len() - patches.len();
+        out[start..].copy_from_slice(&patches);
+        Ok(Some(out))
+    }
+
+    /// The checkpoint's classifier on the head input; of a distilled pair, both halves with a factor of ½. `None` when
+    /// the checkpoint has none.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read`].
+    pub fn head(&self) -> Result<Option<Head>> {
+        let (classes, width) = (self.spec.classes, self.spec.head_width());
+        if self.vit.head.is_empty() {
+            return Ok(None);
+        }
+        let share = 1.0 / self.vit.head.len() as f32;
+        let mut weight = Array2::<f32>::zeros((classes, width));
+        let mut bias = Array1::<f32>::zeros(classes);
+        for (i, linear) in self.vit.head.iter().enumerate() {
+            let columns = linear.cols();
+            let mut block = weight.slice_mut(ndarray::s![.., i * columns..(i + 1) * columns]);
+            block.iter_mut().zip(linear.read::<f32>()?).for_each(|(w, x)| *w = x * share);
+            if let Some(b) = linear.bias::<f32>()? {
+                bias.iter_mut().zip(b).for_each(|(y, x)| *y += x * share);
+            }
+        }
+        Ok(Some(Head::Linear { weight, bias }))
+    }
+}
+
+type Loaded = (Described, Preprocess, Option<Vec<String>>);

@@ -1,0 +1,367 @@
+//! Training checkpoints: everything a run needs to go on and give the bits it would have given.
+
+use super::{Score, TuneOptions};
+use crate::adapter::{HeadTag, push_head, read_head};
+use crate::container::{self, Decoded, Format, Tensors};
+use crate::data::Preprocess;
+use crate::files::write_atomic;
+use crate::model::Head;
+use crate::{Error, Result};
+use ndarray::{Array1, Array3};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+const FORMAT: Format = Format { name: "foretune-checkpoint", version: 1, what: "a training checkpoint" };
+
+/// What a run must share with the checkpoint it continues.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunIdentity {
+    /// Options.
+    pub options: TuneOptions,
+    /// Fingerprint of the backbone.
+    pub fingerprint: String,
+    /// Digest of the data set: its files, labels, split and boxes.
+    pub dataset: String,
+    /// Preprocessing, image size included.
+    pub preprocess: Preprocess,
+}
+
+/// State vectors of an optimizer by name; see [`Optimizer::state`](super::Optimizer::state).
+pub type OptimizerState = Vec<(String, Vec<f32>)>;
+
+/// The best prompts a run has seen on its validation split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// Steps complete when they were scored.
+    pub step: u64,
+    /// Their score.
+    pub score: Score,
+    /// Prompts `[S, p, d]`.
+    pub prompts: Array3<f32>,
+    /// The linear head trained with them; `None` when the head is not trained.
+    pub head: Option<Head>,
+}
+
+/// A run between two steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainState {
+    /// The run this belongs to.
+    pub identity: RunIdentity,
+    /// Complete steps, skipped ones included.
+    pub step: u64,
+    /// Updates taken: what the optimizer counts.
+    pub updates: u64,
+    /// Prompts `[S, p, d]`.
+    pub prompts: Array3<f32>,
+    /// Optimizer state of the prompts.
+    pub prompt_optimizer: OptimizerState,
+    /// Trained or fitted head; `None` for the checkpoint's own.
+    pub head: Option<Head>,
+    /// Optimizer state of a linear head; empty when the head is not trained.
+    pub head_optimizer: OptimizerState,
+    /// Best so far, if the validation split has been scored.
+    pub best: Option<Best>,
+    /// Steps skipped because something was not finite.
+    pub skipped: u64,
+    /// Of these, how many in a row up to now.
+    pub consecutive_skips: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    identity: RunIdentity,
+    step: u64,
+    updates: u64,
+    head: HeadTag,
+    prompt_optimizer: Vec<String>,
+    head_optimizer: Vec<String>,
+    best: Option<BestDocument>,
+    skipped: u64,
+    consecutive_skips: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BestDocument {
+    step: u64,
+    accuracy: f64,
+    /// Absent when it is not finite, which JSON cannot say: worse than any loss then.
+    loss: Option<f64>,
+    examples: usize,
+    head: HeadTag,
+}
+
+impl TrainState {
+    /// Reads a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Adapter`] when it is not a sound checkpoint.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_bytes(path, &container::read(path, FORMAT.what)?)
+    }
+
+    /// Reads a checkpoint from the bytes of its file; `path` is for messages only.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when the bytes are not a sound checkpoint. No bytes make it panic.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let file = container::decode::<Document>(path, &FORMAT, bytes)?;
+        let document = &file.content;
+        let best = match &document.best {
+            None => None,
+            Some(best) => Some(Best {
+                step: best.step,
+                score: Score {
+                    accuracy: best.accuracy,
+                    loss: best.loss.unwrap_or(f64::INFINITY),
+                    examples: best.examples,
+                },
+                prompts: file.required("best.prompts")?,
+                head: read_head(&file, best.head, "best.head")?,
+            }),
+        };
+        Ok(TrainState {
+            identity: document.identity.clone(),
+            step: document.step,
+            updates: document.updates,
+            prompts: file.required("prompts")?,
+            prompt_optimizer: read_state(&file, &document.prompt_optimizer, "prompt_optimizer")?,
+            head: read_head(&file, document.head, "head")?,
+            head_optimizer: read_state(&file, &document.head_optimizer, "head_optimizer")?,
+            best,
+            skipped: document.skipped,
+            consecutive_skips: document.consecutive_skips,
+        })
+    }
+
+    /// Replaces `path` by this checkpoint, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = self.encode(path)?;
+        write_atomic(path, |writer| writer.write_all(&bytes))
+    }
+
+    fn encode(&self, path: &Path) -> Result<Vec<u8>> {
+        let names = |state: &OptimizerState| state.iter().map(|(name, _)| name.clone()).collect();
+        let document = Document {
+            identity: self.identity.clone(),
+            step: self.step,
+            updates: self.updates,
+            head: HeadTag::of(self.head.as_ref()),
+            prompt_optimizer: names(&self.prompt_optimizer),
+            head_optimizer: names(&self.head_optimizer),
+            best: self.best.as_ref().map(|best| BestDocument {
+                step: best.step,
+                accuracy: best.score.accuracy,
+                loss: Some(best.score.loss).filter(|loss| loss.is_finite()),
+                examples: best.score.examples,
+                head: HeadTag::of(best.head.as_ref()),
+            }),
+            skipped: self.skipped,
+            consecutive_skips: self.consecutive_skips,
+        };
+        let mut tensors = Tensors::default();
+        tensors.push("prompts", &self.prompts);
+        push_state(&mut tensors, &self.prompt_optimizer, "prompt_optimizer");
+        push_state(&mut tensors, &self.head_optimizer, "head_optimizer");
+        if let Some(head) = &self.head {
+            push_head(&mut tensors, head, "head");
+        }
+        if let Some(best) = &self.best {
+            tensors.push("best.prompts", &best.prompts);
+            if let Some(head) = &best.head {
+                push_head(&mut tensors, head, "best.head");
+            }
+        }
+        container::encode(path, &FORMAT, &document, &tensors)
+    }
+
+    /// Checks that this checkpoint, read from `path`, belongs to the run `wanted`.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] that names what differs, with both values.
+    pub fn check(&self, path: &Path, wanted: &RunIdentity) -> Result<()> {
+        let differences = differences(&self.identity, wanted);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "this checkpoint belongs to another run: {}. Resume with the same model, data and options, or start anew \
+             without --resume",
+            differences.join("; ")
+        );
+        Err(Error::Adapter { path: path.to_owned(), problem })
+    }
+}
+
+/// Whether `path` is a training checkpoint, from its header alone.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read.
+pub fn is_checkpoint(path: &Path) -> Result<bool> {
+    Ok(container::format_of(path)?.as_deref() == Some(FORMAT.name))
+}
+
+/// One line per field that differs: "lr is 0.01 there, 0.02 here".
+fn differences(there: &RunIdentity, here: &RunIdentity) -> Vec<String> {
+    let fields = |identity: &RunIdentity| {
+        let mut fields = serde_json::Map::new();
+        for (name, value) in [
+            ("", serde_json::to_value(&identity.options)),
+            ("preprocess.", serde_json::to_value(&identity.preprocess)),
+            ("model", serde_json::to_value(&identity.fingerprint)),
+            ("data set", serde_json::to_value(&identity.dataset)),
+        ] {
+            // Plain structs of numbers, names and lists cannot fail to become JSON.
+            match value.unwrap_or_default() {
+                serde_json::Value::Object(inner) => {
+                    fields.extend(inner.into_iter().map(|(k, v)| (format!("{name}{k}"), v)))
+                }
+                value => drop(fields.insert(name.to_owned(), value)),
+            }
+        }
+        fields
+    };
+    let here = fields(here);
+    let differing = fields(there).into_iter().filter(|(name, value)| here.get(name) != Some(value));
+    differing
+        .map(|(name, there)| {
+            let here = &here[&name];
+            match name.as_str() {
+                "model" | "data set" => format!("another {name}"),
+                _ => format!("{} is {there} there, {here} here", name.replace('_', "-")),
+            }
+        })
+        .collect()
+}
+
+fn push_state(tensors: &mut Tensors, state: &OptimizerState, prefix: &str) {
+    for (name, values) in state {
+        tensors.push(&format!("{prefix}.{name}"), &Array1::from_vec(values.clone()));
+    }
+}
+
+fn read_state(file: &Decoded<Document>, names: &[String], prefix: &str) -> Result<OptimizerState> {
+    names
+        .iter()
+        .map(|name| {
+            let values: Array1<f32> = file.required(&format!("{prefix}.{name}"))?;
+            Ok((name.clone(), values.to_vec()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Interpolation, Resize};
+    use crate::tune::{Optimizer, OptimizerKind, OptimizerSettings};
+    use ndarray::array;
+
+    fn state() -> TrainState {
+        let mut optimizer = Optimizer::new(OptimizerKind::Adamw, 6, OptimizerSettings::default());
+        optimizer.step(&mut [0.0; 6], &[0.1, -0.2, 0.3, 0.4, -0.5, 0.6], 0.1, 1);
+        let own = |state: Vec<(&str, &[f32])>| state.into_iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect();
+        let head = Some(Head::Linear { weight: array![[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], bias: array![1.0, -1.0] });
+        TrainState {
+            identity: RunIdentity {
+                // 0.1 + 0.2 has no short decimal form: the file must keep its last bit.
+                options: TuneOptions { lr: 0.1 + 0.2, seed: u64::MAX, ..TuneOptions::default() },
+                fingerprint: "abc".into(),
+                dataset: "def".into(),
+                preprocess: Preprocess {
+                    crop: [32, 32],
+                    resize: Resize::Exact([32, 32]),
+                    interpolation: Interpolation::Bilinear,
+                    mean: [0.1, 0.2, 0.3],
+                    std: [0.5; 3],
+                },
+            },
+            step: 7,
+            updates: 6,
+            prompts: Array3::from_shape_fn((1, 2, 3), |(_, p, d)| (p * 3 + d) as f32 / 7.0),
+            prompt_optimizer: own(optimizer.state()),
+            head: head.clone(),
+            head_optimizer: vec![],
+            best: Some(Best {
+                step: 5,
+                score: Score { accuracy: 1.0 / 3.0, loss: std::f64::consts::LN_2 / 7.0, examples: 33 },
+                prompts: Array3::zeros((1, 2, 3)),
+                head,
+            }),
+            skipped: 1,
+            consecutive_skips: 0,
+        }
+    }
+
+    #[test]
+    fn reads_back_to_the_bit_with_and_without_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.safetensors");
+        let prototype = Some(Head::Prototype { center: array![0.5, 1.0], means: array![[1.0, 0.0]], tau: 10.1 });
+        for state in [
+            state(),
+            TrainState { best: None, head: None, ..state() },
+            TrainState {
+                best: state().best.map(|best| Best { score: Score { loss: f64::INFINITY, ..best.score }, ..best }),
+                ..state()
+            },
+            TrainState { best: Some(Best { head: None, ..state().best.unwrap() }), head: prototype, ..state() },
+        ] {
+            state.save(&path).unwrap();
+            assert_eq!(TrainState::open(&path).unwrap(), state);
+            assert!(is_checkpoint(&path).unwrap());
+            assert!(!crate::adapter::is_adapter(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_must_be_the_same_run() {
+        let (state, path) = (state(), Path::new("run.safetensors"));
+        state.check(path, &state.identity).unwrap();
+        let refuse = |change: &dyn Fn(&mut RunIdentity), part: &str| {
+            let mut wanted = state.identity.clone();
+            change(&mut wanted);
+            let message = state.check(path, &wanted).unwrap_err().to_string();
+            assert!(message.starts_with("run.safetensors: ") && message.contains(part), "{message}");
+        };
+        refuse(&|run| run.options.lr = 0.3, "lr is 0.30000000000000004 there, 0.3 here");
+        refuse(&|run| run.options.insert_at = 3, "insert-at is 0 there, 3 here");
+        refuse(&|run| run.options.optimizer = OptimizerKind::Sgd, "optimizer is \"adamw\" there, \"sgd\" here");
+        refuse(&|run| run.fingerprint = "x".into(), "another model");
+        refuse(&|run| run.dataset = "x".into(), "another data set");
+        refuse(&|run| run.preprocess.crop = [48, 48], "preprocess.crop is [32,32] there, [48,48] here");
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        let path = Path::new("run.safetensors");
+        let state = state();
+        let mut bytes = state.encode(path).unwrap();
+        for length in 0..bytes.len() {
+            assert!(TrainState::from_bytes(path, &bytes[..length]).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            match TrainState::from_bytes(path, &bytes) {
+                Ok(read) => assert_eq!(read, state, "bit {bit}"),
+                Err(error) => assert!(error.to_string().starts_with("run.safetensors: ")),
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn non_finite_state_is_refused_on_reading() {
+        let path = Path::new("run.safetensors");
+        let state = TrainState { prompts: Array3::from_elem((1, 2, 3), f32::INFINITY), ..state() };
+        let error = TrainState::from_bytes(path, &state.encode(path).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("`prompts` [1, 2, 3]: holds NaN"), "{error}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Photos on their way from the data set to the engine, a micro-batch at a time.
+
+use crate::Result;
+use crate::data::{Augment, Item, Loader, LoaderOptions, Preprocess, Request};
+use std::sync::Arc;
+
+/// A data set's photos and how they are prepared.
+#[derive(Clone)]
+pub struct Photos {
+    /// All items; splits are lists of indices into them.
+    pub items: Arc<[Item]>,
+    /// Evaluation preprocessing.
+    pub preprocess: Preprocess,
+    /// Threads that decode ahead of compute.
+    pub decode_threads: usize,
+    /// Seed of augmentation.
+    pub seed: u64,
+}
+
+impl Photos {
+    /// Values of one image.
+    pub fn image_len(&self) -> usize {
+        3 * self.preprocess.crop[0] * self.preprocess.crop[1]
+    }
+
+    /// Photos in the order of `requests`, decoded up to `ahead` in advance.
+    pub fn stream(&self, ahead: usize, requests: impl Iterator<Item = Request> + Send + 'static) -> Result<Loader> {
+        let options = LoaderOptions { threads: self.decode_threads, ahead: ahead.max(1), seed: self.seed };
+        Loader::new(self.items.clone(), self.preprocess.clone(), requests, options)
+    }
+
+    /// `indices` once, in order, without augmentation.
+    pub fn once(&self, ahead: usize, indices: &[usize]) -> Result<Loader> {
+        let indices = indices.to_vec();
+        self.stream(ahead, indices.into_iter().map(|item| Request { item, epoch: 0, augment: Augment::None }))
+    }
+}
+
+/// A micro-batch in host memory, reused from one to the next.
+#[derive(Default)]
+pub struct Batch {
+    /// `[m, 3, H, W]`.
+    pub images: Vec<f32>,
+    /// `[m]`.
+    pub labels: Vec<u32>,
+}
+
+impl Batch {
+    /// Takes up to `most` photos; fewer only at the end of the stream. Errors: a photo cannot be decoded.
+    pub fn fill(&mut self, loader: &mut Loader, most: usize) -> Result<usize> {
+        let len = loader.image_len();
+        self.images.resize(most * len, 0.0);
+        self.labels.clear();
+        while self.labels.len() < most {
+            let to = &mut self.images[self.labels.len() * len..][..len];
+            match loader.next_into(to) {
+                Some(label) => self.labels.push(label?),
+                None => break,
+            }
+        }
+        self.images.truncate(self.labels.len() * len);
+        Ok(self.labels.len())
+    }
+}

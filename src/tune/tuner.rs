@@ -1,0 +1,545 @@
+//! The training loop: batches → dual passes → (losses, L̇) → estimator → optimizer → prompts.
+
+use super::checkpoint::{Best, OptimizerState, RunIdentity, TrainState};
+use super::order::requests;
+use super::photos::{Batch, Photos};
+use super::score::{score, top};
+use super::{
+    Estimator, Event, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, TuneOptions, warmup_cosine,
+};
+use crate::data::Loader;
+use crate::encoder::Pass;
+use crate::engine::Engine;
+use crate::model::{Head, ModelSpec};
+use crate::ops::{head, loss};
+use crate::rng::{Purpose, Stream};
+use crate::{Error, Result};
+use ndarray::{Array1, Array2, Array3};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Steps in a row that may be skipped for values that are not finite; the next stops the run.
+const MOST_SKIPS: u64 = 2;
+
+/// Where and how often a run saves itself.
+#[derive(Clone, Debug, Default)]
+pub struct Saving {
+    /// The checkpoint file; `None` saves nothing.
+    pub path: Option<PathBuf>,
+    /// Steps between checkpoints; 0 for only on interruption.
+    pub every: u64,
+}
+
+/// One run of prompt tuning, or of its baseline or oracle.
+pub struct Tuner<'a> {
+    engine: &'a mut dyn Engine,
+    photos: Photos,
+    train: Vec<usize>,
+    val: Vec<usize>,
+    state: TrainState,
+    /// A frozen head that is not part of the state: the checkpoint's own.
+    pretrained: Option<Head>,
+    saving: Saving,
+    estimator: Option<Estimator>,
+    prompt_optimizer: Optimizer,
+    /// Of a linear head's matrix and bias.
+    head_optimizers: Option<[Optimizer; 2]>,
+    scratch: Scratch,
+    busy: Duration,
+    images: u64,
+}
+
+/// Buffers of a step, reused.
+#[derive(Default)]
+struct Scratch {
+    batch: Batch,
+    inputs: Vec<f32>,
+    logits: Vec<f32>,
+    slopes: Vec<f32>,
+    losses: Vec<f32>,
+    /// L̇ `[B, K]`.
+    derivatives: Vec<f32>,
+    /// Per-example exact gradients of a micro-batch.
+    exact: Vec<f32>,
+    exact_sum: Vec<f64>,
+    prompt_gradient: Vec<f32>,
+    /// ∂/∂W `[C, D]` then ∂/∂b `[C]` of a linear head.
+    head_gradient: Vec<f32>,
+    correct: usize,
+}
+
+impl<'a> Tuner<'a> {
+    /// A run that starts anew. `head`: fitted or taken from elsewhere (then frozen, except a zero linear head for
+    /// [`HeadKind::Linear`]); `pretrained`: the checkpoint's own head when that is what is used. Errors: options that
+    /// contradict each other, the model or the data.
+    pub fn new(
+        engine: &'a mut dyn Engine,
+        photos: Photos,
+        train: Vec<usize>,
+        val: Vec<usize>,
+        identity: RunIdentity,
+        head: Option<Head>,
+        pretrained: Option<Head>,
+    ) -> Result<Self> {
+        let options = &identity.options;
+        check(options, engine.spec(), &train)?;
+        let layout = engine.layout();
+        let shape = [layout.sets(engine.spec().depth), layout.prompts, engine.spec().width];
+        let state = TrainState {
+            prompts: initial_prompts(engine.spec(), shape, options.seed),
+            step: 0,
+            updates: 0,
+            prompt_optimizer: Vec::new(),
+            head,
+            head_optimizer: Vec::new(),
+            best: None,
+            skipped: 0,
+            consecutive_skips: 0,
+            identity,
+        };
+        Self::from_state(engine, photos, train, val, state, pretrained)
+    }
+
+    /// A run that continues `state`, whose identity the caller has checked.
+    pub fn from_state(
+        engine: &'a mut dyn Engine,
+        photos: Photos,
+        train: Vec<usize>,
+        val: Vec<usize>,
+        state: TrainState,
+        pretrained: Option<Head>,
+    ) -> Result<Self> {
+        let options = &state.identity.options;
+        check(options, engine.spec(), &train)?;
+        let layout = engine.layout();
+        let shape = [layout.sets(engine.spec().depth), layout.prompts, engine.spec().width];
+        let found = state.prompts.dim();
+        if <[usize; 3]>::from(found) != shape {
+            return Err(Error::Shape {
+                what: "prompts of the training state",
+                expected: format!("{shape:?}"),
+                found: format!("{found:?}"),
+            });
+        }
+        let settings = OptimizerSettings {
+            momentum: options.momentum,
+            weight_decay: options.weight_decay,
+            ..OptimizerSettings::default()
+        };
+        let mut prompt_optimizer = Optimizer::new(options.optimizer, state.prompts.len(), settings);
+        restore(&mut prompt_optimizer, &state.prompt_optimizer, "")?;
+        let head_optimizers = match (&state.head, options.head) {
+            (Some(Head::Linear { weight, bias }), HeadKind::Linear) => {
+                let mut matrix = Optimizer::new(options.optimizer, weight.len(), settings);
+                let no_decay = OptimizerSettings { weight_decay: 0.0, ..settings };
+                let mut vector = Optimizer::new(options.optimizer, bias.len(), no_decay);
+                restore(&mut matrix, &state.head_optimizer, "weight.")?;
+                restore(&mut vector, &state.head_optimizer, "bias.")?;
+                Some([matrix, vector])
+            }
+            _ => None,
+        };
+        let estimator = engine.guess(options.guess)?.map(|guess| Estimator::new(guess, options.seed, shape));
+        Ok(Tuner {
+            engine,
+            photos,
+            train,
+            val,
+            pretrained,
+            saving: Saving::default(),
+            estimator,
+            prompt_optimizer,
+            head_optimizers,
+            scratch: Scratch::default(),
+            busy: Duration::ZERO,
+            images: 0,
+            state,
+        })
+    }
+
+    /// Saves the run as `saving` says.
+    pub fn saving(mut self, saving: Saving) -> Self {
+        self.saving = saving;
+        self
+    }
+
+    /// Training throughput so far, images per second; decoding, head gradient and update included, scoring not.
+    pub fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.busy.as_secs_f64().max(1e-9)
+    }
+
+    /// Runs to the end and returns the final state. Errors: a photo cannot be decoded, the engine's own,
+    /// [`Error::Diverged`], or [`Error::Interrupted`] once the last complete step has been saved.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<&TrainState> {
+        let options = self.state.identity.options.clone();
+        let from = self.state.step * options.batch as u64;
+        let augment = options.augment.into();
+        let ahead = 2 * self.engine.most_examples();
+        let mut loader = self.photos.stream(ahead, requests(self.train.clone(), options.seed, augment, from))?;
+        if self.state.step == 0 {
+            self.save(observer)?;
+        }
+        if options.steps == 0 {
+            self.evaluate(observer)?;
+        }
+        while self.state.step < options.steps {
+            let started = Instant::now();
+            let outcome = match self.step(&options, &mut loader, observer) {
+                Err(Error::Interrupted { .. }) => return Err(self.interrupted(observer)),
+                other => other?,
+            };
+            self.busy += started.elapsed();
+            self.images += options.batch as u64;
+            self.finish_step(&options, outcome, observer)?;
+            let step = self.state.step;
+            let last = step == options.steps;
+            if last || (options.eval_every > 0 && step.is_multiple_of(options.eval_every)) {
+                match self.evaluate(observer) {
+                    Err(Error::Interrupted { .. }) => return Err(self.interrupted(observer)),
+                    other => other?,
+                }
+            }
+            if last || (self.saving.every > 0 && step.is_multiple_of(self.saving.every)) {
+                self.save(observer)?;
+            }
+        }
+        Ok(&self.state)
+    }
+
+    /// The head in use.
+    fn head(&self) -> Result<&Head> {
+        self.state.head.as_ref().or(self.pretrained.as_ref()).ok_or_else(|| {
+            Error::Options("--head pretrained: the checkpoint has no classifier; use --head prototype or linear".into())
+        })
+    }
+
+    /// Gradients of one batch into the scratch: (loss, accuracy), or what was not finite.
+    fn step(
+        &mut self,
+        options: &TuneOptions,
+        loader: &mut Loader,
+        observer: &mut dyn Observer,
+    ) -> Result<Result<(f64, f64), String>> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let done = self.accumulate(options, loader, observer, &mut scratch);
+        let verdict = done.map(|()| scratch.verdict(options.batch));
+        self.scratch = scratch;
+        verdict
+    }
+
+    fn accumulate(
+        &mut self,
+        options: &TuneOptions,
+        loader: &mut Loader,
+        observer: &mut dyn Observer,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let step = self.state.step;
+        let layout = self.engine.layout();
+        let tangents = if self.estimator.is_some() { options.tangents } else { 0 };
+        let classifier = self.state.head.as_ref().or(self.pretrained.as_ref());
+        let classifier = classifier.ok_or_else(|| Error::Options("the checkpoint has no classifier".into()))?;
+        let prompts = self.state.prompts.as_slice().expect("prompts are row-major");
+        scratch.begin(options.batch * tangents, prompts.len(), self.head_optimizers.is_some().then_some(classifier));
+        if let Some(estimator) = &mut self.estimator {
+            estimator.prepare(prompts)?;
+        }
+        let width = self.engine.spec().head_width();
+        let mut first = 0;
+        while first < options.batch {
+            if observer.cancelled() {
+                return Err(Error::Interrupted { step });
+            }
+            let most = self.engine.most_examples().min(options.batch - first);
+            let count = scratch.batch.fill(loader, most)?;
+            debug_assert_eq!(count, most, "the stream of requests has no end");
+            scratch.inputs.resize((1 + tangents) * count * width, 0.0);
+            let Scratch { batch, inputs, .. } = &mut *scratch;
+            if options.guess == GuessKind::Backprop {
+                let mut exact = std::mem::take(&mut scratch.exact);
+                exact.resize(count * prompts.len(), 0.0);
+                let images = std::mem::take(&mut scratch.batch.images);
+                let done = self.engine.gradient(
+                    &images,
+                    prompts,
+                    &mut |f, df| {
+                        scratch.inputs.copy_from_slice(f);
+                        scratch.losses(classifier, count, 0);
+                        let classes = classifier.classes();
+                        for ((f, df), dz) in
+                            f.chunks_exact(width).zip(df.chunks_exact_mut(width)).zip(scratch.slopes.chunks(classes))
+                        {
+                            head::vjp(classifier, f, dz, df);
+                        }
+                        Ok(())
+                    },
+                    &mut exact,
+                );
+                scratch.batch.images = images;
+                for grad in exact.chunks_exact(prompts.len().max(1)) {
+                    scratch.exact_sum.iter_mut().zip(grad).for_each(|(sum, &g)| *sum += f64::from(g));
+                }
+                scratch.exact = exact;
+                done?;
+            } else {
+                let pass = Pass { images: &batch.images, prompts, tangents };
+                let examples = first..first + count;
+                let estimator = &mut self.estimator;
+                let mut draw = |set: usize, out: &mut [f32]| match estimator {
+                    Some(estimator) => estimator.tangents(step, set, tangents, examples.clone(), out),
+                    None => Ok(()),
+                };
+                // Without tangents there is nothing to tune in front of the head: the frozen model runs.
+                let pass = if layout.prompts == 0 { Pass { prompts: &[], ..pass } } else { pass };
+                self.engine.dual(pass, &mut draw, inputs)?;
+                scratch.losses(classifier, count, tangents);
+            }
+            scratch.add_head_gradient(classifier, count, options.batch);
+            first += count;
+        }
+        if let Some(estimator) = &mut self.estimator {
+            estimator.gradient(step, tangents, &scratch.derivatives, &mut scratch.prompt_gradient)?;
+        } else {
+            let scale = 1.0 / options.batch as f64;
+            scratch.prompt_gradient.iter_mut().zip(&scratch.exact_sum).for_each(|(g, &s)| *g = (s * scale) as f32);
+        }
+        Ok(())
+    }
+
+    /// Updates the parameters, or counts a skip.
+    fn finish_step(
+        &mut self,
+        options: &TuneOptions,
+        outcome: Result<(f64, f64), String>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let rate = warmup_cosine(self.state.step, options.warmup, options.steps);
+        self.state.step += 1;
+        let (loss, accuracy) = match outcome {
+            Ok(scores) => scores,
+            Err(reason) => {
+                self.state.skipped += 1;
+                self.state.consecutive_skips += 1;
+                observer.event(&Event::Skipped { step: self.state.step, reason: reason.clone() });
+                return if self.state.consecutive_skips > MOST_SKIPS { Err(self.diverged(&reason)) } else { Ok(()) };
+            }
+        };
+        self.state.consecutive_skips = 0;
+        self.state.updates += 1;
+        let updates = self.state.updates;
+        let prompts = self.state.prompts.as_slice_mut().expect("prompts are row-major");
+        if !prompts.is_empty() && options.guess != GuessKind::None {
+            self.prompt_optimizer.step(prompts, &self.scratch.prompt_gradient, options.lr * rate, updates);
+        }
+        if let (Some([matrix, vector]), Some(Head::Linear { weight, bias })) =
+            (&mut self.head_optimizers, &mut self.state.head)
+        {
+            let (weight_gradient, bias_gradient) = self.scratch.head_gradient.split_at(weight.len());
+            let lr = options.head_lr * rate;
+            matrix.step(weight.as_slice_mut().expect("row-major"), weight_gradient, lr, updates);
+            vector.step(bias.as_slice_mut().expect("contiguous"), bias_gradient, lr, updates);
+        }
+        observer.event(&Event::Step {
+            step: self.state.step,
+            steps: options.steps,
+            loss,
+            accuracy,
+            lr: options.lr * rate,
+            images_per_second: self.images_per_second(),
+        });
+        Ok(())
+    }
+
+    /// Scores the validation split and keeps the best.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if self.val.is_empty() {
+            return Ok(());
+        }
+        let prompts = self.state.prompts.as_slice().expect("prompts are row-major").to_vec();
+        let head = self.head()?.clone();
+        let score = score(self.engine, &self.photos, &self.val, &prompts, &head, "validation", observer)?;
+        let better = self.state.best.as_ref().is_none_or(|best| {
+            let gain = (score.accuracy, -score.loss);
+            gain > (best.score.accuracy, -best.score.loss)
+        });
+        if better {
+            self.state.best = Some(Best {
+                step: self.state.step,
+                score,
+                prompts: self.state.prompts.clone(),
+                head: self.head_optimizers.is_some().then_some(head),
+            });
+        }
+        observer.event(&Event::Evaluated { step: self.state.step, score, best: better });
+        Ok(())
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Some(path) = self.saving.path.clone() else { return Ok(()) };
+        self.state.prompt_optimizer = named(&self.prompt_optimizer, "");
+        self.state.head_optimizer = match &self.head_optimizers {
+            Some([matrix, vector]) => {
+                let mut all = named(matrix, "weight.");
+                all.extend(named(vector, "bias."));
+                all
+            }
+            None => Vec::new(),
+        };
+        self.state.save(&path)?;
+        observer.event(&Event::Checkpoint { step: self.state.step, path });
+        Ok(())
+    }
+
+    /// The error of an interrupted run, its last complete step saved.
+    fn interrupted(&mut self, observer: &mut dyn Observer) -> Error {
+        match self.save(observer) {
+            Ok(()) => Error::Interrupted { step: self.state.step },
+            Err(error) => error,
+        }
+    }
+
+    /// Goes back to the last checkpoint and says what to try.
+    fn diverged(&mut self, reason: &str) -> Error {
+        let options = &self.state.identity.options;
+        let advice = format!(
+            "{} steps in a row were not finite ({reason}); try --lr {:e} or a longer --warmup",
+            self.state.consecutive_skips,
+            options.lr / 3.0
+        );
+        let Some(path) = &self.saving.path else { return Error::Diverged(advice) };
+        match TrainState::open(path) {
+            Ok(state) => {
+                self.state = state;
+                Error::Diverged(format!("{advice}; rolled back to step {} in {}", self.state.step, path.display()))
+            }
+            Err(error) => Error::Diverged(format!("{advice}; the last checkpoint cannot be read back: {error}")),
+        }
+    }
+}
+
+impl Scratch {
+    fn begin(&mut self, derivatives: usize, parameters: usize, trained: Option<&Head>) {
+        self.losses.clear();
+        self.derivatives.clear();
+        self.derivatives.reserve(derivatives);
+        self.correct = 0;
+        for (buffer, len) in [
+            (&mut self.prompt_gradient, parameters),
+            (&mut self.head_gradient, trained.map_or(0, |head| head.classes() * (head.width() + 1))),
+        ] {
+            buffer.clear();
+            buffer.resize(len, 0.0);
+        }
+        self.exact_sum.clear();
+        self.exact_sum.resize(parameters, 0.0);
+    }
+
+    /// Losses, their slopes ∂L/∂z and derivatives of `count` examples from `inputs` `[1+K, count, D]`.
+    fn losses(&mut self, classifier: &Head, count: usize, tangents: usize) {
+        let classes = classifier.classes();
+        self.logits.resize((1 + tangents) * count * classes, 0.0);
+        self.slopes.resize(count * classes, 0.0);
+        head::dual(classifier, count, 1 + tangents, &self.inputs, &mut self.logits);
+        for (b, slope) in self.slopes.chunks_exact_mut(classes).enumerate() {
+            let z = &self.logits[b * classes..][..classes];
+            let label = self.batch.labels[b] as usize;
+            self.losses.push(loss::cross_entropy(z, label, slope));
+            self.correct += usize::from(top(z) == label);
+            for k in 0..tangents {
+                let tangent = &self.logits[((1 + k) * count + b) * classes..][..classes];
+                self.derivatives.push(crate::ops::dot(slope, tangent));
+            }
+        }
+    }
+
+    /// Adds the micro-batch's share of a linear head's exact gradient, example by example.
+    fn add_head_gradient(&mut self, classifier: &Head, count: usize, batch: usize) {
+        if self.head_gradient.is_empty() {
+            return;
+        }
+        let (classes, width) = (classifier.classes(), classifier.width());
+        let scale = 1.0 / batch as f32;
+        let (matrix, vector) = self.head_gradient.split_at_mut(classes * width);
+        for (f, slope) in self.inputs.chunks_exact(width).zip(self.slopes.chunks_exact(classes)).take(count) {
+            for ((row, bias), &g) in matrix.chunks_exact_mut(width).zip(vector.iter_mut()).zip(slope) {
+                let g = g * scale;
+                *bias += g;
+                row.iter_mut().zip(f).for_each(|(w, &f)| *w += g * f);
+            }
+        }
+    }
+
+    /// Mean loss and accuracy of the batch, or what was not finite.
+    fn verdict(&self, batch: usize) -> Result<(f64, f64), String> {
+        let count = |values: &[f32]| values.iter().filter(|v| !v.is_finite()).count();
+        for (what, values) in [
+            ("losses", &self.losses),
+            ("derivatives", &self.derivatives),
+            ("prompt gradient values", &self.prompt_gradient),
+            ("head gradient values", &self.head_gradient),
+        ] {
+            if count(values) > 0 {
+                return Err(format!("{} of {} {what} are not finite", count(values), values.len()));
+            }
+        }
+        let loss = self.losses.iter().map(|&l| f64::from(l)).sum::<f64>() / batch as f64;
+        Ok((loss, self.correct as f64 / batch as f64))
+    }
+}
+
+/// A linear head at zero: every class equally likely.
+pub fn zero_linear_head(classes: usize, width: usize) -> Head {
+    Head::Linear { weight: Array2::zeros((classes, width)), bias: Array1::zeros(classes) }
+}
+
+/// VPT's initialisation: U(−v, v), v = √(6/(3·ph·pw + d)) (Jia et al. 2022).
+fn initial_prompts(spec: &ModelSpec, shape: [usize; 3], seed: u64) -> Array3<f32> {
+    let v = (6.0 / (3 * spec.patch[0] * spec.patch[1] + spec.width) as f64).sqrt() as f32;
+    let mut prompts = Array3::zeros(shape);
+    for (set, mut values) in prompts.outer_iter_mut().enumerate() {
+        let stream = Stream { seed: Purpose::Init.seed(seed), step: 0, example: 0, tangent: 0, set: set as u32 };
+        let values = values.as_slice_mut().expect("row-major");
+        stream.uniforms(values);
+        values.iter_mut().for_each(|u| *u = (2.0 * *u - 1.0) * v);
+    }
+    prompts
+}
+
+fn check(options: &TuneOptions, spec: &ModelSpec, train: &[usize]) -> Result<()> {
+    let fail = |message: String| Err(Error::Options(message));
+    if train.is_empty() {
+        return fail("the training split is empty; check --data, --format and --val-fraction".into());
+    }
+    if options.batch == 0 || options.batch > 1 << 20 {
+        return fail(format!("--batch {}: give 1..=1048576", options.batch));
+    }
+    let forward_only =
+        matches!(options.guess, GuessKind::WeightTranspose | GuessKind::Directional | GuessKind::Activation);
+    if forward_only && !(1..=1 << 10).contains(&options.tangents) {
+        return fail(format!("--tangents {}: a forward-only guess needs 1..=1024", options.tangents));
+    }
+    if options.guess != GuessKind::None && options.prompts == 0 {
+        return fail("--prompts 0: there is nothing to tune; use --guess none for the head alone".into());
+    }
+    for (name, value) in [("--lr", options.lr), ("--head-lr", options.head_lr)] {
+        if !(value.is_finite() && value > 0.0) {
+            return fail(format!("{name} {value}: give a positive number"));
+        }
+    }
+    if !(0.0..1.0).contains(&options.val_fraction) {
+        return fail(format!("--val-fraction {}: give 0 ≤ fraction < 1", options.val_fraction));
+    }
+    if spec.channels != 3 {
+        return fail(format!("the model reads {} channels; photos have 3", spec.channels));
+    }
+    Ok(())
+}
+
+fn named(optimizer: &Optimizer, prefix: &str) -> OptimizerState {
+    optimizer.state().into_iter().map(|(name, values)| (format!("{prefix}{name}"), values.to_vec())).collect()
+}
+
+fn restore(optimizer: &mut Optimizer, saved: &OptimizerState, prefix: &str) -> Result<()> {
+    let own = saved.iter().filter_map(|(name, values)| name.strip_prefix(prefix).map(|n| (n, values.as_slice())));
+    if saved.is_empty() { Ok(()) } else { optimizer.restore(own) }
+}
