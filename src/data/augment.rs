@@ -191,3 +191,94 @@ fn random_region(
     };
     part(w, h, ((width - w) / 2.0).floor(), ((height - h) / 2.0).floor())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Interpolation;
+    use image::metadata::Orientation;
+
+    fn preprocess(crop: [usize; 2], resize: Resize) -> Preprocess {
+        Preprocess { crop, resize, interpolation: Interpolation::Bicubic, mean: [0.5; 3], std: [0.5; 3] }
+    }
+
+    fn header(width: u32, height: u32) -> Header {
+        Header { width, height, orientation: Orientation::NoTransforms }
+    }
+
+    fn plan(preprocess: &Preprocess, augment: Augment, epoch: u64, header: Header) -> Geometry {
+        Geometry::plan(preprocess, augment, Draw { seed: 3, epoch, item: 17 }, &header, None).unwrap()
+    }
+
+    /// Sizes and offsets that torchvision 0.29 gives (`Resize(int)`, `center_crop`).
+    #[test]
+    fn evaluation_is_torchvisions() {
+        for (width, height, side, crop, size, offset) in [
+            (500, 375, 248, [224, 224], [248, 330], [12, 53]),
+            (375, 500, 248, [224, 224], [330, 248], [53, 12]),
+            (244, 160, 128, [112, 112], [128, 195], [8, 42]),
+            (333, 500, 256, [224, 200], [384, 256], [80, 28]),
+            (100, 37, 50, [64, 48], [50, 135], [-7, 44]),
+            (7, 3, 11, [8, 9], [11, 25], [2, 8]),
+            (225, 224, 224, [224, 224], [224, 225], [0, 0]),
+            (230, 227, 227, [224, 224], [227, 230], [2, 3]),
+        ] {
+            let found = plan(&preprocess(crop, Resize::ShortSide(side)), Augment::None, 0, header(width, height));
+            assert_eq!((found.size, found.offset, found.flip), (size, offset, false), "{width}×{height}");
+            assert_eq!(found.region, [0.0, 0.0, f64::from(width), f64::from(height)]);
+        }
+    }
+
+    #[test]
+    fn random_crops_keep_their_bounds() {
+        let input = preprocess([112, 112], Resize::ShortSide(128));
+        let augment = Augment::ResizedCrop { scale: [0.2, 0.9], ratio: [0.75, 1.5] };
+        let mut areas = Vec::new();
+        for epoch in 0..500 {
+            let Geometry { region: [x0, y0, x1, y1], size, offset, .. } =
+                plan(&input, augment, epoch, header(300, 200));
+            assert_eq!((size, offset), ([112, 112], [0, 0]));
+            assert!(0.0 <= x0 && x0 < x1 && x1 <= 300.0 && 0.0 <= y0 && y0 < y1 && y1 <= 200.0);
+            assert!([x0, y0, x1, y1].iter().all(|side| side.fract() == 0.0));
+            areas.push((x1 - x0) * (y1 - y0) / 60_000.0);
+            let ratio = (x1 - x0) / (y1 - y0);
+            assert!((0.74..1.52).contains(&ratio), "{ratio}");
+        }
+        let mean = areas.iter().sum::<f64>() / 500.0;
+        // Uniform in 0.2..0.9, fewer of the largest, which often do not fit.
+        assert!((0.45..0.57).contains(&mean) && areas.iter().all(|area| (0.19..0.91).contains(area)), "{mean}");
+
+        // No such part exists: the largest centred one within the ratios, as torchvision falls back to.
+        let narrow = plan(&input, Augment::ResizedCrop { scale: [0.9, 1.0], ratio: [0.75, 1.5] }, 0, header(1000, 10));
+        assert_eq!(narrow.region, [492.0, 0.0, 507.0, 10.0]);
+    }
+
+    #[test]
+    fn vpt_crops_224_of_256() {
+        let vpt = |crop| {
+            let found = (0..400)
+                .map(|epoch| plan(&preprocess(crop, Resize::ShortSide(9)), Augment::Vpt, epoch, header(500, 300)));
+            found.collect::<Vec<_>>()
+        };
+        let plans = vpt([224, 112]);
+        assert!(plans.iter().all(|plan| plan.size == [256, 128] && plan.region == [0.0, 0.0, 500.0, 300.0]));
+        for (side, most) in [(0, 32), (1, 16)] {
+            let offsets: std::collections::BTreeSet<_> = plans.iter().map(|plan| plan.offset[side]).collect();
+            assert_eq!((offsets.first(), offsets.last()), (Some(&0), Some(&most)), "both ends are reached");
+        }
+        assert!((150..250).contains(&plans.iter().filter(|plan| plan.flip).count()));
+    }
+
+    #[test]
+    fn reduced_scale_keeps_twice_the_pixels() {
+        let scale = |width, height| {
+            plan(&preprocess([112, 112], Resize::ShortSide(128)), Augment::None, 0, header(width, height)).eighths()
+        };
+        assert_eq!(scale(160, 240), 8);
+        assert_eq!(scale(511, 511), 8);
+        assert_eq!(scale(512, 512), 4);
+        assert_eq!(scale(1024, 1500), 2);
+        assert_eq!(scale(2048, 2048), 1);
+        assert_eq!(scale(60_000, 2048), 1);
+    }
+}

@@ -3,7 +3,7 @@
 use super::dataset::{Item, Listing, Problem, Split, data_error};
 use crate::Result;
 use ::csv::{ReaderBuilder, StringRecord, Trim};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,15 +32,15 @@ pub(super) fn list(root: &Path) -> Result<Listing> {
     let integers: Option<Vec<i64>> = rows.iter().map(|row| row.label.parse().ok()).collect();
     let labels: Vec<i64> = match integers {
         Some(integers) => {
-            let most = integers.iter().copied().filter(|label| (0..=MAX_LABEL).contains(label)).max();
-            listing.classes = (0..most.map_or(0, |most| most + 1)).map(|class| class.to_string()).collect();
-            let unused = listing.classes.len()
-                - integers.iter().collect::<std::collections::BTreeSet<_>>().len().min(listing.classes.len());
-            if unused > 0 {
+            let used: BTreeSet<i64> =
+                integers.iter().copied().filter(|label| (0..=MAX_LABEL).contains(label)).collect();
+            listing.classes = (0..used.last().map_or(0, |last| last + 1)).map(|class| class.to_string()).collect();
+            if used.len() < listing.classes.len() {
                 log::warn!(
-                    "{}: labels go to {}, but {unused} below have no images; labels are taken to start at 0",
+                    "{}: integer labels start at 0; {} of {} classes have no images",
                     root.display(),
-                    listing.classes.len() - 1
+                    listing.classes.len() - used.len(),
+                    listing.classes.len()
                 );
             }
             integers
