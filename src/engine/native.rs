@@ -3,10 +3,10 @@
 use super::Engine;
 use crate::Result;
 use crate::backend::Backend;
+use crate::cpu::CpuBackend;
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
 use crate::guess::{Activation, Directional, Guess, WeightTranspose};
 use crate::model::{Model, ModelSpec, PromptLayout};
-use crate::ops::Reference;
 use crate::tune::GuessKind;
 use std::sync::Arc;
 
@@ -18,11 +18,8 @@ pub struct Native<B: Backend> {
 
 /// Loads `model` onto the CPU with a private pool of `threads` threads (0: one per core). Errors: tensors cannot be
 /// read, memory is short, or `FORETUNE_ISA` names an instruction set this CPU lacks.
-pub fn cpu(model: &Model, threads: usize) -> Result<Native<Reference<f32>>> {
-    {
-        let _ = threads;
-        Native::load(Reference::new(), model)
-    }
+pub fn cpu(model: &Model, threads: usize) -> Result<Native<CpuBackend>> {
+    Native::load(CpuBackend::new(threads)?, model)
 }
 
 impl<B: Backend> Native<B> {
