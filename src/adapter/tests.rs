@@ -136,8 +136,14 @@ fn unsound_adapters_are_not_written() {
     refuse(Adapter { deep: false, ..adapter() }, "shallow");
     refuse(Adapter { classes: vec![], ..adapter() }, "no class names");
     refuse(Adapter { classes: vec!["one".into()], ..adapter() }, "1 class names for a head of 2");
-    refuse(Adapter { preprocess: Preprocess { std: [0.0; 3], ..adapter().preprocess }, ..adapter() }, "standard deviation");
-    refuse(Adapter { preprocess: Preprocess { crop: [0, 1], ..adapter().preprocess }, ..adapter() }, "images of 0 pixels");
+    refuse(
+        Adapter { preprocess: Preprocess { std: [0.0; 3], ..adapter().preprocess }, ..adapter() },
+        "standard deviation",
+    );
+    refuse(
+        Adapter { preprocess: Preprocess { crop: [0, 1], ..adapter().preprocess }, ..adapter() },
+        "images of 0 pixels",
+    );
     let head = Some(Head::Linear { weight: Array2::zeros((2, 4)), bias: Array1::zeros(3) });
     refuse(Adapter { head, ..adapter() }, "bias has 3 elements");
 }

@@ -20,7 +20,7 @@ fn value_and_slope<S: Simd>(simd: S, kind: Activation, x: S::f32s) -> (S::f32s, 
         }
         Activation::GeluTanh => {
             // ½(1 + tanh u) = σ(2u). Beyond ±30 the gate is 0 or 1 to the last bit, and x³ could overflow.
-            const C: f32 = 1.595_769_1;
+            const C: f32 = 1.595_769;
             let bounded = simd.min_f32s(simd.max_f32s(x, simd.splat_f32s(-30.0)), simd.splat_f32s(30.0));
             let square = simd.mul_f32s(bounded, bounded);
             let inner = simd.mul_add_e_f32s(square, simd.splat_f32s(C * 0.044715), simd.splat_f32s(C));

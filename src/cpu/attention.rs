@@ -164,7 +164,7 @@ impl Tile<'_> {
         let (dim, kv_rows) = (inputs.heads.dim, inputs.kv_rows);
         let padded = kernels.padded(queries.len());
         let plane = dim * QUERIES;
-        let s = Scratch::new(&mut **scratch, dim, tangents.len());
+        let s = Scratch::new(scratch, dim, tangents.len());
 
         let rows = queries.clone().map(|i| Some(inputs.query(inputs.q_rows.primal_row(b, i), head)));
         transpose_in(&mut s.q[..plane], padded, inputs.scale(), rows);

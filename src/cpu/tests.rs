@@ -28,7 +28,7 @@ impl Random {
 
     /// An ascending, non-empty choice of `tokens`.
     fn subset(&mut self, tokens: &[u32]) -> Vec<u32> {
-        let mut chosen: Vec<u32> = tokens.iter().copied().filter(|_| self.next() % 3 != 0).collect();
+        let mut chosen: Vec<u32> = tokens.iter().copied().filter(|_| self.below(3) > 0).collect();
         if chosen.is_empty() {
             chosen.push(tokens[self.below(tokens.len())]);
         }
