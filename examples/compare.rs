@@ -11,7 +11,7 @@ use clap::Parser;
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::model::LoadOptions;
 use foretune::tune::{
-    AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, Score, TuneOptions,
+    AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions,
 };
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ struct Args {
     /// Print the results as a Markdown table and stop.
     #[arg(long)]
     table: bool,
+    /// With --table: take images/s and peak memory from these results of a short run on an idle machine.
+    #[arg(long)]
+    speed: Option<PathBuf>,
     /// Checkpoint, a file or a folder.
     #[arg(long, required_unless_present = "table")]
     model: Option<PathBuf>,
@@ -104,8 +107,11 @@ struct Cell {
 struct Outcome {
     #[serde(flatten)]
     cell: Cell,
+    /// Accuracies, 0..1.
     validation: f64,
     test: f64,
+    /// Mean cross entropy of the test split, nats.
+    test_loss: f64,
     images_per_second: f64,
     peak_mb: f64,
     /// Set instead of scores when the run failed (divergence).
@@ -223,12 +229,20 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
         resources: &resources,
         head_from: None,
     };
-    let mut outcome = Outcome { cell, validation: 0.0, test: 0.0, images_per_second: 0.0, peak_mb: 0.0, failure: None };
-    match job.run(Compare::default(), &mut Silent) {
+    let mut outcome = Outcome {
+        cell,
+        validation: 0.0,
+        test: 0.0,
+        test_loss: 0.0,
+        images_per_second: 0.0,
+        peak_mb: 0.0,
+        failure: None,
+    };
+    match job.run(Compare { test: true, ..Compare::default() }, &mut Silent) {
         Ok(done) => {
-            let accuracy = |score: Option<Score>| score.map_or(0.0, |s| s.accuracy);
-            outcome.validation = accuracy(done.validation);
-            outcome.test = accuracy(done.scores.tuned);
+            let tuned = done.scores.tuned.ok_or("the data set has no test split to score")?;
+            outcome.validation = done.validation.map_or(0.0, |score| score.accuracy);
+            (outcome.test, outcome.test_loss) = (tuned.accuracy, tuned.loss);
             outcome.images_per_second = done.images_per_second;
         }
         Err(error @ foretune::Error::Diverged(_)) => outcome.failure = Some(error.to_string()),

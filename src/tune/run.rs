@@ -33,7 +33,7 @@ pub struct Resources {
 pub struct Compare {
     /// Score the test split at all.
     pub test: bool,
-    /// Train the head alone where the frozen-head baseline needs it (linear heads); other baselines cost one scoring.
+    /// Score the frozen model with the same head: one scoring, or a run of the head alone where the head is trained.
     pub baseline: bool,
     /// Run the exact gradient under the same data order.
     pub oracle: bool,
@@ -128,7 +128,7 @@ where
             let prompt_free = prompts.is_empty();
             scores.frozen = match self.options.head {
                 _ if prompt_free => scores.tuned,
-                HeadKind::Linear if !compare.baseline => None,
+                _ if !compare.baseline => None,
                 HeadKind::Linear => self.other(GuessKind::None, &photos, &test, observer)?,
                 _ => Some(score(&mut engine, &photos, &test, &[], &classifier, "frozen baseline", observer)?),
             };
