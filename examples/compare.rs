@@ -8,9 +8,11 @@
 //! ```
 
 use clap::Parser;
-use foretune::data::{Dataset, Format, OpenOptions};
+use foretune::data::{Dataset, Format, MAX_BYTES, OpenOptions};
 use foretune::model::LoadOptions;
-use foretune::tune::{AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
+use foretune::tune::{
+    AugmentKind, Compare, DecodeOptions, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions,
+};
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -216,8 +218,14 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
         eval_every: 0,
         ..TuneOptions::default()
     };
-    let resources =
-        Resources { micro_batch: args.micro_batch, decode_threads: 2, saving: Saving::default(), resume: false };
+    let resources = Resources {
+        micro_batch: args.micro_batch,
+        tangents_per_pass: args.tangents,
+        keep: u64::MAX,
+        decode: DecodeOptions { threads: 2, ahead: 2 * args.micro_batch, limit: MAX_BYTES },
+        saving: Saving::default(),
+        resume: false,
+    };
     let job = Job {
         model: &model,
         native: &native,

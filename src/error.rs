@@ -104,6 +104,15 @@ pub enum Error {
         step: u64,
     },
 
+    /// A memory budget in which the job cannot be carried out.
+    #[error("a budget of {budget} bytes is too small for this job; the smallest that works is {smallest} bytes")]
+    Budget {
+        /// The bytes given.
+        budget: u64,
+        /// The fewest that work.
+        smallest: u64,
+    },
+
     /// A buffer could not be allocated.
     #[error("cannot allocate {bytes} bytes for {what}; use a smaller micro-batch or fewer tangents per pass")]
     OutOfMemory {

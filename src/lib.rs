@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 mod files;
 pub mod guess;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod rng;

@@ -4,6 +4,7 @@ use super::args::{Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, 
 use super::tune_args::TuneArgs;
 use clap_complete::Shell;
 use foretune::data::{Format, OpenOptions, Split};
+use foretune::memory::Budget;
 use foretune::model::LoadOptions;
 use foretune::tune::{HeadKind, TuneOptions};
 use foretune::{Error, Result};
@@ -57,6 +58,7 @@ pub(super) struct TuneJob {
     pub(super) length: Length,
     pub(super) warmup: Option<u64>,
     pub(super) head_from: Option<PathBuf>,
+    pub(super) budget: Option<Budget>,
     pub(super) micro_batch: usize,
     pub(super) checkpoint_every: u64,
     pub(super) resume: bool,
@@ -173,6 +175,7 @@ impl TuneJob {
             length,
             warmup: training.warmup,
             head_from: method.head_from,
+            budget: run.budget,
             micro_batch: run.micro_batch.unwrap_or(options.batch.min(16)),
             checkpoint_every: run.checkpoint_every,
             resume: run.resume,

@@ -4,6 +4,7 @@ use super::args::Global;
 use super::job::{DataSource, ModelSource};
 use foretune::adapter::Adapter;
 use foretune::data::Dataset;
+use foretune::memory::Wishes;
 use foretune::model::{Head, LoadOptions, Model, PromptLayout};
 use foretune::{Error, Result};
 use std::path::Path;
@@ -127,8 +128,8 @@ pub(super) fn all_unreadable(error: Error, dataset: &Dataset) -> Error {
     Error::Data { path: dataset.root.clone(), problem: text + "\n--skip-bad continues without them" }
 }
 
-/// Threads that decode: what was asked for, or half of those that compute.
-pub(super) fn decode_threads(source: &DataSource, global: &Global) -> usize {
-    let cores = || available_parallelism().map_or(1, usize::from);
-    source.decode_threads.unwrap_or_else(|| global.threads.unwrap_or_else(cores).div_ceil(2))
+/// What a run uses with memory to spare: all cores compute and half as many threads decode, where nothing else was asked for.
+pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, global: &Global) -> Wishes {
+    let threads = global.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
+    Wishes { micro_batch, threads, decode_threads: decode_threads.unwrap_or(threads.div_ceil(2)) }
 }

@@ -6,9 +6,9 @@ use super::load::{self, Classifier};
 use super::screen::Screen;
 use super::table::Table;
 use super::{memory, output};
-use foretune::data::Split;
+use foretune::data::{MAX_BYTES, Split};
 use foretune::engine;
-use foretune::tune::{Photos, Score, score};
+use foretune::tune::{DecodeOptions, Photos, Score, score};
 use foretune::{Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -25,11 +25,13 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         return Err(Error::Data { path: dataset.root, problem });
     }
     let native = engine::cpu(&classifier.model, global.threads.unwrap_or(0))?;
-    let mut engine = native.engine(classifier.layout, job.micro_batch.min(indices.len()), 0)?;
+    let wishes = load::wishes(job.micro_batch, job.data.decode_threads, global);
+    let micro_batch = wishes.micro_batch.min(indices.len());
+    let mut engine = native.engine(classifier.layout, micro_batch, 0)?;
     let photos = Photos {
         items: dataset.items.clone().into(),
         preprocess: classifier.model.preprocess.clone(),
-        decode_threads: load::decode_threads(&job.data, global),
+        decode: DecodeOptions { threads: wishes.decode_threads, ahead: 2 * micro_batch, limit: MAX_BYTES },
         seed: 0,
     };
     let mut screen = Screen::new(global);

@@ -8,6 +8,7 @@ use super::{interrupt, load, memory, output};
 use foretune::adapter::Adapter;
 use foretune::data::{Dataset, Split};
 use foretune::engine;
+use foretune::memory::{Plan, Planned, listing_bytes};
 use foretune::model::{Head, Model};
 use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained};
 use foretune::{Error, Result};
@@ -34,9 +35,20 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     if job.resume && !job.checkpoint.exists() {
         log::warn!("--resume: there is no {}; starting anew", job.checkpoint.display());
     }
+    let planned = Planned {
+        model: &model,
+        options: &options,
+        classes: dataset.classes.len(),
+        listing: listing_bytes(&dataset),
+        photos: train,
+        wishes: load::wishes(job.micro_batch, job.data.decode_threads, global),
+    };
+    let plan = Plan::new(planned, job.budget)?;
     let resources = Resources {
-        micro_batch: job.micro_batch.min(options.batch),
-        decode_threads: load::decode_threads(&job.data, global),
+        micro_batch: plan.micro_batch,
+        tangents_per_pass: plan.tangents_per_pass,
+        keep: plan.keep,
+        decode: plan.decode,
         saving: Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every },
         resume: job.resume,
     };

@@ -63,7 +63,8 @@ impl Isa {
         }
     }
 
-    fn widest() -> Self {
+    /// The widest instruction set of this CPU.
+    pub(super) fn widest() -> Self {
         Self::available().last().unwrap_or(Isa::Scalar)
     }
 

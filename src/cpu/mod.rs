@@ -24,7 +24,8 @@ mod tests;
 
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
-use crate::model::Mlp;
+use crate::model::{Mlp, ModelSpec};
+use crate::tune::GuessKind;
 use gemm::{Gemm, Kernels, Start, Strided, StridedMut, Weight};
 use isa::Isa;
 use memory::{Buffer, Shared};
@@ -41,6 +42,16 @@ pub struct CpuBackend {
     kernels: Kernels,
     /// Attention scratch of every thread.
     scratch: Vec<Mutex<Buffer>>,
+}
+
+/// Bytes of scratch that each thread needs for passes over `tokens` tokens with `tangents` tangents.
+pub fn scratch_bytes(spec: &ModelSpec, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
+    let dual = attention::scratch_len(spec.head_dim(), tangents);
+    let vjp = match guess {
+        GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
+        _ => 0,
+    };
+    (Gemm::BYTES_PER_THREAD + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
 }
 
 /// A frozen matrix, row-major.

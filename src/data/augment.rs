@@ -34,6 +34,10 @@ impl From<AugmentKind> for Augment {
     }
 }
 
+/// Most pixels a JPEG is decoded to, as a multiple of the crop's: enough for a random crop of a twelfth of the photo to be
+/// seen without enlarging it, and a bound on memory that no baseline JPEG exceeds.
+pub(crate) const MOST_DECODED: usize = 16;
+
 /// Where an augmentation's random numbers come from. Nothing else decides them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draw {
@@ -112,13 +116,20 @@ impl Geometry {
         })
     }
 
-    /// The smallest scale, in eighths, at which the region still has twice the pixels per side that it is resized to.
-    pub fn eighths(&self) -> u8 {
+    /// The smallest scale, in eighths, at which the region still has twice the pixels per side that it is resized to, or the
+    /// largest at which the whole image keeps to [`MOST_DECODED`].
+    pub fn eighths(&self, header: &Header, crop: [usize; 2]) -> u8 {
         let [x0, y0, x1, y1] = self.region;
+        let [width, height] = [header.width, header.height].map(f64::from);
         let enough = |k: f64| {
             (x1 - x0) * k / 8.0 >= 2.0 * self.size[1] as f64 && (y1 - y0) * k / 8.0 >= 2.0 * self.size[0] as f64
         };
-        [1, 2, 4].into_iter().find(|&k| enough(f64::from(k))).unwrap_or(8)
+        let most = (MOST_DECODED * crop[0] * crop[1]) as f64;
+        let too_large = |k: f64| width * height * (k / 8.0).powi(2) > most;
+        let scales = [1u8, 2, 4, 8];
+        let wanted = scales.iter().position(|&k| enough(k.into())).unwrap_or(3);
+        let kept = scales.iter().rposition(|&k| !too_large(k.into())).unwrap_or(0);
+        scales[wanted.min(kept)]
     }
 }
 
@@ -272,13 +283,22 @@ mod tests {
     #[test]
     fn reduced_scale_keeps_twice_the_pixels() {
         let scale = |width, height| {
-            plan(&preprocess([112, 112], Resize::ShortSide(128)), Augment::None, 0, header(width, height)).eighths()
+            let header = header(width, height);
+            plan(&preprocess([112, 112], Resize::ShortSide(128)), Augment::None, 0, header).eighths(&header, [112, 112])
         };
         assert_eq!(scale(160, 240), 8);
-        assert_eq!(scale(511, 511), 8);
+        assert_eq!(scale(447, 447), 8);
+        // Half of 500 is less than twice 128, but the whole is more than 16 crops.
+        assert_eq!(scale(500, 500), 4);
         assert_eq!(scale(512, 512), 4);
         assert_eq!(scale(1024, 1500), 2);
         assert_eq!(scale(2048, 2048), 1);
         assert_eq!(scale(60_000, 2048), 1);
+        // 12 megapixels to 1000×750; a small crop of them is not decoded at full size either.
+        let small = Augment::ResizedCrop { scale: [0.08, 0.09], ratio: [1.0, 1.0] };
+        let (input, photo) = (preprocess([224, 224], Resize::ShortSide(248)), header(4000, 3000));
+        for augment in [Augment::None, Augment::Vpt, small] {
+            assert_eq!(plan(&input, augment, 0, photo).eighths(&photo, input.crop), 2, "{augment:?}");
+        }
     }
 }

@@ -163,7 +163,7 @@ impl Dataset {
             Format::Csv => csv::list(root)?,
         };
         let items = &listing.items;
-        let faults = parallel::map(items.len(), |(), index: usize| look(&items[index]), &mut |_| {});
+        let faults = parallel::map(items.len(), || (), |(), index: usize| look(&items[index]), &mut |_| {});
         let listed = listing.items.len();
         let mut at = faults.iter();
         listing.items.retain(|_| at.next().is_some_and(Option::is_none));

@@ -1,14 +1,16 @@
-//! Compressed bytes → upright RGB, for JPEG, PNG and WebP, told apart by their content.
+//! Compressed files → upright RGB, for JPEG, PNG and WebP, told apart by their content. Files are streamed: their
+//! compressed bytes are never held whole.
 //!
 //! JPEG goes through `jpeg-decoder`: within 0.1/255 of libjpeg-turbo on average, and it decodes at 1/2, 1/4 and 1/8 scale.
 //! What the header promises is checked against caps and against the file's own length before anything is allocated.
 
+use super::augment::MOST_DECODED;
 use crate::{Error, Result};
 use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, Limits, RgbImage};
 use jpeg_decoder::{CodingProcess, PixelFormat};
-use std::io::Cursor;
+use std::io::{BufRead, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -16,9 +18,17 @@ use std::path::Path;
 pub const MAX_PIXELS: u64 = 178_956_970;
 /// Most pixels per side.
 pub const MAX_SIDE: u32 = 65_535;
-/// Most bytes that decoding one image may take. Baseline JPEGs much larger than needed are decoded at reduced scale and stay
-/// far below.
+/// Most bytes that decoding one image may take where no memory budget says less. Baseline JPEGs much larger than needed
+/// are decoded at reduced scale and stay far below.
 pub const MAX_BYTES: u64 = 1 << 30;
+
+/// Bytes in which every baseline JPEG is decoded and resized for images of `crop` pixels, whatever its size.
+pub fn decode_bytes(crop: [usize; 2]) -> u64 {
+    let pixels = (MOST_DECODED * crop[0] * crop[1]) as u64;
+    // Planes, interleaved pixels and their turned copy; the rows between the two passes of resizing; the decoder's own
+    // tables and rows, its input, and what EXIF may hold.
+    pixels * (2 * 3 + 3) + (2 * 3 * crop[0] * crop[1]) as u64 * 4 + (1 << 19)
+}
 
 /// An image's size and orientation, known before its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,28 +77,41 @@ pub(crate) struct Decoded {
     pub scale: f64,
 }
 
-/// Decodes `bytes`. `shrink(header)` gives the smallest scale that would do, in eighths of the full size (8: all of it, 1: an
-/// eighth). It is honoured for JPEG only. `path` is for messages.
+/// A compressed image: `length` bytes in all, read from the start.
+pub(crate) struct Source<'a, R> {
+    pub reader: R,
+    /// Bytes of the file.
+    pub length: u64,
+    /// For messages.
+    pub path: &'a Path,
+    /// Most bytes that decoding may take.
+    pub limit: u64,
+}
+
+/// Decodes an image. `shrink(header)` gives the smallest scale that would do, in eighths of the full size (8: all of it, 1: an
+/// eighth). It is honoured for JPEG only.
 ///
 /// # Errors
-/// [`Error::Image`] when `bytes` is no JPEG, PNG or WebP, is damaged, or exceeds the caps.
-pub(crate) fn decode(bytes: &[u8], path: &Path, shrink: &mut dyn FnMut(&Header) -> Result<u8>) -> Result<Decoded> {
+/// [`Error::Image`] when the file is no JPEG, PNG or WebP, is damaged, or exceeds the caps.
+pub(crate) fn decode<R: BufRead + Seek>(
+    source: Source<R>,
+    shrink: &mut dyn FnMut(&Header) -> Result<u8>,
+) -> Result<Decoded> {
+    let Source { mut reader, length, path, limit } = source;
     let fail = |problem: String| Error::Image { path: path.to_owned(), problem };
+    let start = reader.fill_buf().map_err(|e| Error::io("read", path, e))?;
+    let kind = sniff(start).ok_or_else(|| fail(unrecognised(start)))?;
     // The decoders are trusted not to corrupt memory, but a panic on a hostile file must not end the host's process.
-    let decoded = catch_unwind(AssertUnwindSafe(|| match sniff(bytes) {
-        Some(Kind::Jpeg) => jpeg(bytes, shrink),
-        Some(Kind::Png) => {
+    let decoded = catch_unwind(AssertUnwindSafe(|| match kind {
+        Kind::Jpeg => jpeg(reader, length, limit, shrink),
+        Kind::Png => {
             let mut limits = Limits::no_limits();
-            limits.max_alloc = Some(MAX_BYTES);
-            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(describe)?;
+            limits.max_alloc = Some(limit);
+            let decoder = PngDecoder::with_limits(reader, limits).map_err(damaged)?;
             // Deflate cannot expand by more than 1032, and a pixel has at least one bit.
-            other(decoder, bytes.len() as u64 * 8 * 1032, shrink)
+            other(decoder, length.saturating_mul(8 * 1032), limit, shrink)
         }
-        Some(Kind::WebP) => {
-            let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(describe)?;
-            other(decoder, u64::MAX, shrink)
-        }
-        None => Err(Failure::Problem(unrecognised(bytes))),
+        Kind::WebP => other(WebPDecoder::new(reader).map_err(damaged)?, u64::MAX, limit, shrink),
     }));
     match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
@@ -153,16 +176,13 @@ fn unrecognised(start: &[u8]) -> String {
     format!("not a JPEG, PNG or WebP image: {looks}; convert it or take it out")
 }
 
-fn describe(error: image::ImageError) -> Failure {
-    damaged(error)
-}
-
 fn damaged(error: impl std::fmt::Display) -> Failure {
     Failure::Problem(format!("cannot be decoded: {error}; the file is damaged, replace it or take it out"))
 }
 
-/// Checks what a header promises. `decoding`: bytes needed to decode. `most`: pixels the file's length could hold.
-fn check(width: u32, height: u32, decoding: u64, most: u64) -> std::result::Result<(), Failure> {
+/// Checks what a header promises. `decoding`: bytes needed to decode, of `limit`. `most`: pixels the file's length could
+/// hold.
+fn check(width: u32, height: u32, decoding: u64, limit: u64, most: u64) -> std::result::Result<(), Failure> {
     let pixels = u64::from(width) * u64::from(height);
     let problem = if pixels == 0 {
         format!("the image has no pixels ({width}×{height})")
@@ -172,9 +192,9 @@ fn check(width: u32, height: u32, decoding: u64, most: u64) -> std::result::Resu
         )
     } else if pixels > most {
         format!("the header promises {width}×{height} pixels, more than the file can hold; it is damaged, replace it")
-    } else if decoding > MAX_BYTES {
+    } else if decoding > limit {
         format!(
-            "decoding {width}×{height} pixels would take {decoding} bytes, above the cap of {MAX_BYTES}; shrink it first"
+            "decoding {width}×{height} pixels would take {decoding} bytes, above the cap of {limit}; shrink it first, or give a larger budget"
         )
     } else {
         return Ok(());
@@ -182,14 +202,19 @@ fn check(width: u32, height: u32, decoding: u64, most: u64) -> std::result::Resu
     Err(Failure::Problem(problem))
 }
 
-fn jpeg(bytes: &[u8], shrink: &mut dyn FnMut(&Header) -> Result<u8>) -> std::result::Result<Decoded, Failure> {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+fn jpeg(
+    reader: impl BufRead,
+    length: u64,
+    limit: u64,
+    shrink: &mut dyn FnMut(&Header) -> Result<u8>,
+) -> std::result::Result<Decoded, Failure> {
+    let mut decoder = jpeg_decoder::Decoder::new(reader);
     decoder.read_info().map_err(damaged)?;
     let info = decoder.info().ok_or_else(|| damaged("no frame header"))?;
     let (width, height) = (info.width, info.height);
     // Every 8×8 block costs at least one bit.
-    let most = (bytes.len() as u64).saturating_mul(8 * 64);
-    check(width.into(), height.into(), 0, most)?;
+    let most = length.saturating_mul(8 * 64);
+    check(width.into(), height.into(), 0, limit, most)?;
     let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let header = Header { width: width.into(), height: height.into(), orientation };
     let eighths = u32::from(shrink(&header).map_err(Failure::Shrink)?.clamp(1, 8));
@@ -214,7 +239,7 @@ fn jpeg(bytes: &[u8], shrink: &mut dyn FnMut(&Header) -> Result<u8>) -> std::res
     let coefficients = if info.coding_process == CodingProcess::DctProgressive { 2 * channels } else { 0 };
     let full = u64::from(width) * u64::from(height);
     let scaled = u64::from(scaled_width) * u64::from(scaled_height);
-    check(width.into(), height.into(), coefficients * full + (2 * channels + 3) * scaled, most)?;
+    check(width.into(), height.into(), coefficients * full + (2 * channels + 3) * scaled, limit, most)?;
     let data = decoder.decode().map_err(damaged)?;
     let (width, height) = (u32::from(scaled_width), u32::from(scaled_height));
     let rgb = match info.pixel_format {
@@ -239,16 +264,17 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
 fn other(
     mut decoder: impl ImageDecoder,
     most: u64,
+    limit: u64,
     shrink: &mut dyn FnMut(&Header) -> Result<u8>,
 ) -> std::result::Result<Decoded, Failure> {
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
     let pixels = u64::from(width) * u64::from(height);
-    check(width, height, (u64::from(color.bytes_per_pixel()) + 3).saturating_mul(pixels), most)?;
+    check(width, height, (u64::from(color.bytes_per_pixel()) + 3).saturating_mul(pixels), limit, most)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     shrink(&Header { width, height, orientation }).map_err(Failure::Shrink)?;
     let mut data = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut data).map_err(describe)?;
+    decoder.read_image(&mut data).map_err(damaged)?;
     // As Pillow's convert("RGB"): alpha is dropped, 16-bit samples keep their high byte.
     let rgb: Vec<u8> = match color {
         ColorType::Rgb8 => data,

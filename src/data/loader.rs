@@ -26,6 +26,8 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// Samples that may be decoded or in work ahead of the one delivered next, at least 1. Each holds 12·H·W bytes.
     pub ahead: usize,
+    /// Most bytes that decoding one image may take, on each thread; an image that needs more is an error.
+    pub decode_limit: u64,
     /// Seed of the augmentations.
     pub seed: u64,
 }
@@ -43,6 +45,7 @@ struct Shared {
     items: Arc<[Item]>,
     preprocess: Preprocess,
     seed: u64,
+    decode_limit: u64,
     ahead: u64,
     queue: Mutex<Queue>,
     /// A sample was delivered, or the loader is being dropped.
@@ -109,6 +112,7 @@ impl Loader {
             items,
             preprocess,
             seed: options.seed,
+            decode_limit: options.decode_limit,
             ahead: ahead as u64,
             queue: Mutex::new(queue),
             room: Condvar::new(),
@@ -178,7 +182,7 @@ impl Drop for Loader {
 
 /// A decoding thread.
 fn work(shared: &Shared) {
-    let mut workspace = Workspace::default();
+    let mut workspace = Workspace::new(shared.decode_limit);
     let mut queue = shared.lock();
     loop {
         while !queue.stop && queue.requests.is_some() && queue.taken - queue.delivered >= shared.ahead {
@@ -220,7 +224,7 @@ fn load(shared: &Shared, request: Request, workspace: &mut Workspace, buffer: &m
         workspace.load(&item.path, item.crop, &shared.preprocess, request.augment, draw, buffer)
     }));
     loaded.unwrap_or_else(|_| {
-        *workspace = Workspace::default();
+        *workspace = Workspace::new(shared.decode_limit);
         let problem = "loading it failed inside Foretune; please report this with the image".into();
         Err(Error::Image { path: item.path.clone(), problem })
     })?;

@@ -19,7 +19,7 @@ mod verify;
 
 pub use augment::Augment;
 pub use dataset::{Dataset, Format, Item, OpenOptions, Problem, Split};
-pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE, decode_bytes};
 pub use loader::{Loader, LoaderOptions, Request};
 pub use preprocess::{Interpolation, Preprocess, Resize};
 pub use transform::load_image;

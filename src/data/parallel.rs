@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// `f(state, i)` for i in 0..`count`, in order of i; every thread has its own `state`. `progress` is told, on the calling
+/// `f(state, i)` for i in 0..`count`, in order of i; every thread has its own `state` from `new`. `progress` is told, on the calling
 /// thread, how many are done.
-pub(super) fn map<S: Default, T: Send>(
+pub(super) fn map<S, T: Send>(
     count: usize,
+    new: impl Fn() -> S + Sync,
     f: impl Fn(&mut S, usize) -> T + Sync,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<T> {
@@ -16,7 +17,7 @@ pub(super) fn map<S: Default, T: Send>(
     let (sender, receiver) = mpsc::channel();
     let mut results: Vec<Option<T>> = (0..count).map(|_| None).collect();
     let work = |sender: mpsc::Sender<(usize, T)>| {
-        let mut state = S::default();
+        let mut state = new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= count || sender.send((index, f(&mut state, index))).is_err() {

@@ -2,15 +2,17 @@
 
 use super::Preprocess;
 use super::augment::{self, Augment, Draw, Geometry};
-use super::decode::{self, Decoded};
+use super::decode::{self, Decoded, MAX_BYTES, Source};
 use super::resample::{Resample, Scratch};
 use crate::{Error, Result};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::BufReader;
 use std::path::Path;
 
 /// Largest image file that is read, bytes.
 const MAX_FILE: u64 = 1 << 30;
+/// Bytes of a file held at a time.
+const READ: usize = 1 << 15;
 
 /// Loads one image with the evaluation preprocessing.
 ///
@@ -29,18 +31,23 @@ pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, 
         });
     }
     let draw = Draw { seed: 0, epoch: 0, item: 0 };
-    Workspace::default().load(path, crop, preprocess, Augment::None, draw, out)
+    Workspace::new(MAX_BYTES).load(path, crop, preprocess, Augment::None, draw, out)
 }
 
 /// Buffers reused from image to image.
-#[derive(Default)]
 pub(crate) struct Workspace {
-    file: Vec<u8>,
+    /// Most bytes that decoding one image may take.
+    limit: u64,
     scratch: Scratch,
     resized: Vec<u8>,
 }
 
 impl Workspace {
+    /// No buffers yet. Decoding an image may take `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Workspace { limit, scratch: Scratch::default(), resized: Vec::new() }
+    }
+
     /// As [`load_image`], augmented; `preprocess` and the length of `out` have been checked.
     pub fn load(
         &mut self,
@@ -51,13 +58,12 @@ impl Workspace {
         draw: Draw,
         out: &mut [f32],
     ) -> Result<()> {
-        self.read(path)?;
         let mut geometry = None;
-        let decoded = decode::decode(&self.file, path, &mut |header| {
+        let decoded = decode::decode(self.open(path)?, &mut |header| {
             let plan = Geometry::plan(preprocess, augment, draw, header, crop)
                 .map_err(|problem| Error::Image { path: path.to_owned(), problem })?;
             geometry = Some(plan);
-            Ok(plan.eighths())
+            Ok(plan.eighths(header, preprocess.crop))
         })?;
         let Some(geometry) = geometry else {
             return Err(Error::Image { path: path.to_owned(), problem: "the decoder skipped its header".into() });
@@ -68,15 +74,14 @@ impl Workspace {
 
     /// Reads and decodes `path`, at the smallest scale, for its errors only.
     pub fn verify(&mut self, path: &Path, crop: Option<[f32; 4]>) -> Result<()> {
-        self.read(path)?;
-        decode::decode(&self.file, path, &mut |header| match crop.map(|crop| augment::whole_pixels(header, crop)) {
+        decode::decode(self.open(path)?, &mut |header| match crop.map(|crop| augment::whole_pixels(header, crop)) {
             Some(Err(problem)) => Err(Error::Image { path: path.to_owned(), problem }),
             _ => Ok(1),
         })
         .map(|_| ())
     }
 
-    fn read(&mut self, path: &Path) -> Result<()> {
+    fn open<'a>(&self, path: &'a Path) -> Result<Source<'a, BufReader<File>>> {
         let fail = |source| Error::io("read", path, source);
         // Looked at before it is opened: opening a pipe would wait.
         let found = fs::metadata(path).map_err(fail)?;
@@ -87,10 +92,8 @@ impl Workspace {
         } else if found.len() > MAX_FILE {
             format!("the file has {} bytes, above the cap of {MAX_FILE}; shrink the image first", found.len())
         } else {
-            self.file.clear();
-            let file = File::open(path).map_err(fail)?;
-            file.take(MAX_FILE).read_to_end(&mut self.file).map_err(fail)?;
-            return Ok(());
+            let reader = BufReader::with_capacity(READ, File::open(path).map_err(fail)?);
+            return Ok(Source { reader, length: found.len(), path, limit: self.limit });
         };
         Err(Error::Image { path: path.to_owned(), problem })
     }

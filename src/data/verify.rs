@@ -1,6 +1,7 @@
 //! Decoding every image of a data set, for its faults only.
 
 use super::dataset::{Dataset, Problem};
+use super::decode::MAX_BYTES;
 use super::parallel;
 use super::transform::Workspace;
 use crate::Error;
@@ -14,7 +15,7 @@ impl Dataset {
             let error = workspace.verify(&item.path, item.crop).err()?;
             Some(Problem::new(&item.path, without_path(error)))
         };
-        parallel::map(self.items.len(), check, progress).into_iter().flatten().collect()
+        parallel::map(self.items.len(), || Workspace::new(MAX_BYTES), check, progress).into_iter().flatten().collect()
     }
 }
 

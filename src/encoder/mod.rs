@@ -14,7 +14,7 @@ mod vjp;
 mod weights;
 
 pub use vjp::HeadGradient;
-pub use weights::{Block, Weights};
+pub use weights::{Block, Weights, weight_bytes};
 
 use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};
@@ -34,6 +34,38 @@ pub struct Pass<'a, T> {
     pub prompts: &'a [T],
     /// Tangents K.
     pub tangents: usize,
+}
+
+/// Elements of an encoder's buffers. They do not depend on the depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tokens T, prompts included.
+    pub tokens: usize,
+    /// One of the two dual buffers `[1+K, B, T, d]`.
+    pub stream: usize,
+    /// The workspace: the widest of patches, q, k and v, and the MLP's hidden rows.
+    pub work: usize,
+    /// Head inputs `[1+K, B, D]`, before and after `fc_norm`.
+    pub pooled: usize,
+    /// A prompt set on its way to the device, `[1+K, B, p, d]`.
+    pub staging: usize,
+}
+
+impl Sizes {
+    /// For passes of up to `examples` examples and `tangents` tangents.
+    pub fn new(spec: &ModelSpec, prompts: PromptLayout, examples: usize, tangents: usize) -> Self {
+        let tokens = spec.tokens(prompts.prompts);
+        let planes = (1 + tangents) * examples;
+        let wide = (3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp));
+        let patch = examples * spec.patches() * spec.channels * spec.patch[0] * spec.patch[1];
+        Sizes {
+            tokens,
+            stream: planes * tokens * spec.width,
+            work: (planes * tokens * wide).max(patch),
+            pooled: planes * spec.head_width(),
+            staging: planes * prompts.prompts * spec.width,
+        }
+    }
 }
 
 /// Runs dual passes of one model with one prompt placement.
@@ -69,17 +101,14 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Self> {
         let spec = &weights.spec;
         prompts.check(spec)?;
-        let rows = (1 + tangents) * examples * spec.tokens(prompts.prompts);
-        let patch = examples * spec.patches() * spec.channels * spec.patch[0] * spec.patch[1];
-        let wide = (3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp));
-        let pooled = (1 + tangents) * examples * spec.head_width();
+        let sizes = Sizes::new(spec, prompts, examples, tangents);
         Ok(Encoder {
-            x: backend.buffer(rows * spec.width)?,
-            y: backend.buffer(rows * spec.width)?,
-            work: backend.buffer((rows * wide).max(patch))?,
-            pooled: backend.buffer(pooled)?,
-            head_input: backend.buffer(pooled)?,
-            staging: vec![B::Elem::zero(); (1 + tangents) * examples * prompts.prompts * spec.width],
+            x: backend.buffer(sizes.stream)?,
+            y: backend.buffer(sizes.stream)?,
+            work: backend.buffer(sizes.work)?,
+            pooled: backend.buffer(sizes.pooled)?,
+            head_input: backend.buffer(sizes.pooled)?,
+            staging: vec![B::Elem::zero(); sizes.staging],
             geometries: Vec::new(),
             most_examples: examples,
             most_tangents: tangents,
@@ -113,6 +142,11 @@ impl<B: Backend> Encoder<B> {
     /// Examples of the largest pass.
     pub fn most_examples(&self) -> usize {
         self.most_examples
+    }
+
+    /// Tangents of the largest pass.
+    pub fn most_tangents(&self) -> usize {
+        self.most_tangents
     }
 
     /// Values of one image.

@@ -101,3 +101,10 @@ fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
     }
     Ok(table.into_iter().map(T::from_f64).collect())
 }
+
+/// Bytes of [`Weights`] on the host: matrices, vectors and the table of constant tokens.
+pub fn weight_bytes(model: &Model) -> u64 {
+    let mut elements = model.spec.tokens(0) * model.spec.width;
+    model.vit.for_each_backbone_tensor(|_, tensor| elements += tensor.len());
+    (elements * size_of::<f32>()) as u64
+}

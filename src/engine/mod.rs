@@ -21,6 +21,9 @@ pub trait Engine {
     /// Examples of the largest pass.
     fn most_examples(&self) -> usize;
 
+    /// Tangents of the largest pass.
+    fn most_tangents(&self) -> usize;
+
     /// Dual pass: head inputs `[1+K, B, D]`, plane 0 primal; empty prompts run the frozen model. Errors: shapes that do
     /// not fit, or the device's own.
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()>;

@@ -6,8 +6,8 @@ use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
 use crate::guess::{Activation, Directional, Guess, WeightTranspose};
+use crate::memory::guess_rows;
 use crate::model::{Model, ModelSpec, PromptLayout};
-
 use crate::tune::GuessKind;
 use std::sync::Arc;
 
@@ -61,6 +61,10 @@ where
         Encoder::most_examples(self)
     }
 
+    fn most_tangents(&self) -> usize {
+        Encoder::most_tangents(self)
+    }
+
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
         Encoder::dual(self, pass, tangents, head_input)
     }
@@ -81,7 +85,9 @@ where
             GuessKind::Activation => Some(Box::new(isotropic)),
             GuessKind::Directional => Some(Box::new(Directional(isotropic))),
             GuessKind::WeightTranspose => {
-                Some(Box::new(WeightTranspose::new(self.backend().clone(), self.weights().clone(), self.prompts())?))
+                let layout = self.prompts();
+                let chunk = guess_rows(Encoder::most_examples(self), Encoder::most_tangents(self), layout.prompts);
+                Some(Box::new(WeightTranspose::new(self.backend().clone(), self.weights().clone(), layout, chunk)?))
             }
             GuessKind::Backprop | GuessKind::None => None,
         })

@@ -17,9 +17,6 @@ use crate::ops::norm;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of noise mapped per product.
-const CHUNK: usize = 256;
-
 /// One set's layer.
 struct Layer {
     block: usize,
@@ -49,11 +46,12 @@ pub struct WeightTranspose<B: Backend<Elem = f32>> {
 }
 
 impl<B: Backend<Elem = f32>> WeightTranspose<B> {
-    /// The guess for prompts placed by `layout`. Errors: memory is short.
-    pub fn new(backend: Arc<B>, weights: Arc<Weights<B>>, layout: PromptLayout) -> Result<Self> {
+    /// The guess for prompts placed by `layout`, mapping up to `chunk` rows of noise at a time (at least p). Errors:
+    /// memory is short.
+    pub fn new(backend: Arc<B>, weights: Arc<Weights<B>>, layout: PromptLayout, chunk: usize) -> Result<Self> {
         let d = weights.spec().width;
         let depth = weights.spec().depth;
-        let chunk = CHUNK.max(layout.prompts);
+        let chunk = chunk.max(layout.prompts);
         let mut guess = WeightTranspose {
             noise: backend.buffer(chunk * 3 * d)?,
             product: backend.buffer(chunk * 3 * d)?,
@@ -88,7 +86,8 @@ impl<B: Backend<Elem = f32>> WeightTranspose<B> {
             for r in 0..rows {
                 basis[r * d + first + r] = layer.gamma[first + r];
             }
-            layer.trace += self.squares(&layer, &basis)?.iter().sum::<f64>();
+            // One after another: the sum must not depend on the chunk.
+            self.squares(&layer, &basis)?.iter().for_each(|square| layer.trace += square);
         }
         layer.ones = self.squares(&layer, &layer.gamma.clone())?[0];
         Ok(layer)

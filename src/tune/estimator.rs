@@ -27,19 +27,19 @@ impl Estimator {
         self.guess.prepare(prompts)
     }
 
-    /// Tangents of `set` for the batch's examples `examples`: `out` `[K, |examples|, p, d]`.
+    /// Tangents of `set` for the batch's examples `examples`: `out` `[|tangents|, |examples|, p, d]`.
     pub fn tangents(
         &mut self,
         step: u64,
         set: usize,
-        tangents: usize,
+        tangents: Range<usize>,
         examples: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
         let len = self.prompts * self.guess.noise_width(set);
-        self.noise.resize(tangents * examples.len() * len, 0.0);
+        self.noise.resize(tangents.len() * examples.len() * len, 0.0);
         let shared = self.guess.shared();
-        let addresses = (0..tangents).flat_map(|k| examples.clone().map(move |b| (k, if shared { 0 } else { b })));
+        let addresses = tangents.flat_map(|k| examples.clone().map(move |b| (k, if shared { 0 } else { b })));
         for ((k, b), row) in addresses.zip(self.noise.chunks_exact_mut(len)) {
             stream(self.seed, step, b, k, set).normals(row);
         }

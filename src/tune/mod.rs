@@ -3,6 +3,7 @@
 mod checkpoint;
 mod estimator;
 mod event;
+mod gradients;
 mod optimizer;
 mod options;
 mod order;
@@ -18,7 +19,7 @@ pub use estimator::Estimator;
 pub use event::{Event, Observer, Score};
 pub use optimizer::{Optimizer, OptimizerSettings};
 pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
-pub use photos::{Batch, Photos};
+pub use photos::{Batch, DecodeOptions, Photos};
 pub use run::{Compare, Job, Resources, Scores, Splits, Trained, digest};
 pub use schedule::warmup_cosine;
 pub use score::{HeadInputs, for_each_head_input, score, top};

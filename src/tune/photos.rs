@@ -4,6 +4,17 @@ use crate::Result;
 use crate::data::{Augment, Item, Loader, LoaderOptions, Preprocess, Request};
 use std::sync::Arc;
 
+/// How decoding runs ahead of compute; no result depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Decoding threads.
+    pub threads: usize,
+    /// Images decoded ahead of the one that is used next, each 12·H·W bytes.
+    pub ahead: usize,
+    /// Most bytes that decoding one image may take, on each thread.
+    pub limit: u64,
+}
+
 /// A data set's photos and how they are prepared.
 #[derive(Clone)]
 pub struct Photos {
@@ -11,8 +22,8 @@ pub struct Photos {
     pub items: Arc<[Item]>,
     /// Evaluation preprocessing.
     pub preprocess: Preprocess,
-    /// Threads that decode ahead of compute.
-    pub decode_threads: usize,
+    /// How decoding runs ahead of compute.
+    pub decode: DecodeOptions,
     /// Seed of augmentation.
     pub seed: u64,
 }
@@ -23,16 +34,17 @@ impl Photos {
         3 * self.preprocess.crop[0] * self.preprocess.crop[1]
     }
 
-    /// Photos in the order of `requests`, decoded up to `ahead` in advance.
-    pub fn stream(&self, ahead: usize, requests: impl Iterator<Item = Request> + Send + 'static) -> Result<Loader> {
-        let options = LoaderOptions { threads: self.decode_threads, ahead: ahead.max(1), seed: self.seed };
+    /// Photos in the order of `requests`.
+    pub fn stream(&self, requests: impl Iterator<Item = Request> + Send + 'static) -> Result<Loader> {
+        let DecodeOptions { threads, limit, .. } = self.decode;
+        let options = LoaderOptions { threads, ahead: self.decode.ahead.max(1), decode_limit: limit, seed: self.seed };
         Loader::new(self.items.clone(), self.preprocess.clone(), requests, options)
     }
 
     /// `indices` once, in order, without augmentation.
-    pub fn once(&self, ahead: usize, indices: &[usize]) -> Result<Loader> {
+    pub fn once(&self, indices: &[usize]) -> Result<Loader> {
         let indices = indices.to_vec();
-        self.stream(ahead, indices.into_iter().map(|item| Request { item, epoch: 0, augment: Augment::None }))
+        self.stream(indices.into_iter().map(|item| Request { item, epoch: 0, augment: Augment::None }))
     }
 }
 

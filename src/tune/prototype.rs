@@ -9,60 +9,184 @@ use crate::model::Head;
 use crate::{Error, Result};
 use ndarray::{Array1, Array2};
 
-/// Search range of τ and the golden-section steps within it (the bracket shrinks below 0.1 %).
+/// Search range of τ.
 const TAU_RANGE: [f64; 2] = [1.0, 1000.0];
-const TAU_STEPS: usize = 20;
+/// Temperatures at which the cross entropy is taken, evenly spaced in ln τ; between them it is a parabola to 0.1 % of τ.
+const TAUS: usize = 48;
 /// τ when no class has two examples to leave one out of.
 const TAU_DEFAULT: f64 = 16.0;
 
-/// Fits the head on the photos `indices`. Errors: a class without photos, or as
+/// Fits the head on the photos `indices`: means first, then the temperature, for which head inputs of up to `keep` bytes
+/// are kept and more are computed again. Errors: a class without photos, or as
 /// [`for_each_head_input`](super::score::for_each_head_input).
 pub fn fit(
     engine: &mut dyn Engine,
     photos: &Photos,
     indices: &[usize],
     classes: usize,
+    keep: u64,
     observer: &mut dyn Observer,
 ) -> Result<Head> {
     let width = engine.spec().head_width();
-    let mut inputs = Vec::with_capacity(indices.len() * width);
-    let mut labels = Vec::with_capacity(indices.len());
-    for_each_head_input(engine, photos, indices, &[], "prototypes", observer, &mut |f, y| {
-        inputs.extend_from_slice(f);
-        labels.extend(y.iter().map(|&y| y as usize));
+    let mut kept = Vec::new();
+    let keeps = (indices.len() * width * size_of::<f32>()) as u64 <= keep;
+    if keeps {
+        kept.reserve_exact(indices.len() * width);
+    }
+    let mut means = Means::new(width, classes);
+    for_each_head_input(engine, photos, indices, &[], "prototypes", observer, &mut |inputs, labels| {
+        if keeps {
+            kept.extend_from_slice(inputs);
+        }
+        means.add(inputs, labels);
         Ok(())
     })?;
-    fit_on(&inputs, &labels, width, classes)
+    let fitted = means.finish()?;
+    let mut costs = Costs::new(&means, &fitted);
+    if keeps {
+        let labels = indices.iter().map(|&i| photos.items[i].label);
+        kept.chunks_exact(width).zip(labels).for_each(|(input, label)| costs.add(input, label as usize));
+    } else {
+        for_each_head_input(engine, photos, indices, &[], "temperature", observer, &mut |inputs, labels| {
+            inputs.chunks_exact(width).zip(labels).for_each(|(input, &label)| costs.add(input, label as usize));
+            Ok(())
+        })?;
+    }
+    let tau = costs.best() as f32;
+    let center = Array1::from_iter(fitted.center.iter().map(|&v| v as f32));
+    Ok(Head::Prototype { center, means: fitted.directions, tau })
 }
 
-/// The head for head inputs `[n, D]` with `labels` `[n]`. Sums are f64 in example order.
-fn fit_on(inputs: &[f32], labels: &[usize], width: usize, classes: usize) -> Result<Head> {
-    let n = labels.len();
-    let mut center = vec![0.0f64; width];
-    let mut sums = vec![0.0f64; classes * width];
-    let mut counts = vec![0usize; classes];
-    for (f, &y) in inputs.chunks_exact(width).zip(labels) {
-        counts[y] += 1;
-        for (i, &v) in f.iter().enumerate() {
-            center[i] += f64::from(v);
-            sums[y * width + i] += f64::from(v);
+/// Sums of head inputs by class, f64 in example order.
+struct Means {
+    width: usize,
+    /// `[C, D]`.
+    sums: Vec<f64>,
+    /// `[D]`: over all classes.
+    total: Vec<f64>,
+    counts: Vec<usize>,
+}
+
+/// What the sums come to.
+struct Fitted {
+    /// `[D]`.
+    center: Vec<f64>,
+    /// `[C, D]`, unit rows.
+    directions: Array2<f32>,
+}
+
+impl Means {
+    fn new(width: usize, classes: usize) -> Self {
+        Means { width, sums: vec![0.0; classes * width], total: vec![0.0; width], counts: vec![0; classes] }
+    }
+
+    /// `inputs` `[m, D]`, `labels` `[m]`.
+    fn add(&mut self, inputs: &[f32], labels: &[u32]) {
+        for (input, &label) in inputs.chunks_exact(self.width).zip(labels) {
+            let class = label as usize;
+            self.counts[class] += 1;
+            let sums = &mut self.sums[class * self.width..][..self.width];
+            for ((&value, sum), total) in input.iter().zip(sums).zip(&mut self.total) {
+                *sum += f64::from(value);
+                *total += f64::from(value);
+            }
         }
     }
-    center.iter_mut().for_each(|v| *v /= n.max(1) as f64);
-    if let Some(empty) = counts.iter().position(|&c| c == 0) {
-        return Err(Error::Options(format!(
-            "--head prototype: class {empty} has no training photo to take a mean of; add some, or use --head linear"
-        )));
+
+    fn finish(&self) -> Result<Fitted> {
+        if let Some(empty) = self.counts.iter().position(|&count| count == 0) {
+            return Err(Error::Options(format!(
+                "--head prototype: class {empty} has no training photo to take a mean of; add some, or use --head linear"
+            )));
+        }
+        let count = self.counts.iter().sum::<usize>() as f64;
+        let center: Vec<f64> = self.total.iter().map(|&sum| sum / count).collect();
+        let mut directions = Array2::<f32>::zeros((self.counts.len(), self.width));
+        let mut mean = vec![0.0f64; self.width];
+        for (class, mut row) in directions.rows_mut().into_iter().enumerate() {
+            let sums = &self.sums[class * self.width..][..self.width];
+            centred_unit(sums, self.counts[class] as f64, &center, &mut mean);
+            row.iter_mut().zip(&mean).for_each(|(to, &m)| *to = m as f32);
+        }
+        Ok(Fitted { center, directions })
     }
-    let mut means = Array2::<f32>::zeros((classes, width));
-    let mut mean = vec![0.0f64; width];
-    for y in 0..classes {
-        centred_unit(&sums[y * width..][..width], counts[y] as f64, &center, &mut mean);
-        means.row_mut(y).iter_mut().zip(&mean).for_each(|(to, &m)| *to = m as f32);
+}
+
+/// Leave-one-out cross entropy at every temperature of the grid.
+struct Costs<'a> {
+    means: &'a Means,
+    fitted: &'a Fitted,
+    costs: [f64; TAUS],
+    examples: usize,
+    /// Own cosine, then those to the other classes.
+    cosines: Vec<f64>,
+    unit: Vec<f64>,
+    own: Vec<f64>,
+    rest: Vec<f64>,
+}
+
+/// Temperature i of the grid, 0 ≤ i < [`TAUS`] (and between).
+fn tau(i: f64) -> f64 {
+    let [low, high] = TAU_RANGE.map(f64::ln);
+    (low + (high - low) * i / (TAUS - 1) as f64).exp()
+}
+
+impl<'a> Costs<'a> {
+    fn new(means: &'a Means, fitted: &'a Fitted) -> Self {
+        let zeros = || vec![0.0; means.width];
+        let (unit, own, rest, cosines) = (zeros(), zeros(), zeros(), Vec::with_capacity(means.counts.len()));
+        Costs { means, fitted, costs: [0.0; TAUS], examples: 0, cosines, unit, own, rest }
     }
-    let cosines = leave_one_out(inputs, labels, &center, &sums, &counts, &means);
-    let tau = fit_temperature(&cosines, classes);
-    Ok(Head::Prototype { center: Array1::from_iter(center.iter().map(|&v| v as f32)), means, tau: tau as f32 })
+
+    /// An example against the mean of its own class without it, and the other classes' means. Nothing to leave one out of:
+    /// it is passed over.
+    fn add(&mut self, input: &[f32], class: usize) {
+        let Means { width, sums, counts, .. } = self.means;
+        if counts[class] < 2 {
+            return;
+        }
+        for (((own, rest), &value), &sum) in
+            self.own.iter_mut().zip(&mut self.rest).zip(input).zip(&sums[class * width..][..*width])
+        {
+            *own = f64::from(value);
+            *rest = sum - *own;
+        }
+        centred_unit(&self.own, 1.0, &self.fitted.center, &mut self.unit);
+        centred_unit(&self.rest, (counts[class] - 1) as f64, &self.fitted.center, &mut self.own);
+        self.cosines.clear();
+        self.cosines.push(self.unit.iter().zip(&self.own).map(|(a, b)| a * b).sum());
+        for (other, mean) in self.fitted.directions.rows().into_iter().enumerate() {
+            if other != class {
+                self.cosines.push(self.unit.iter().zip(mean).map(|(a, &b)| a * f64::from(b)).sum());
+            }
+        }
+        self.count();
+    }
+
+    /// Adds the cross entropy of `cosines` at every temperature.
+    fn count(&mut self) {
+        let own = self.cosines[0];
+        for (i, cost) in self.costs.iter_mut().enumerate() {
+            let tau = tau(i as f64);
+            *cost += self.cosines.iter().map(|&c| (tau * (c - own)).exp()).sum::<f64>().ln();
+        }
+        self.examples += 1;
+    }
+
+    /// The temperature of least cost.
+    fn best(&self) -> f64 {
+        if self.examples == 0 {
+            return TAU_DEFAULT;
+        }
+        let lowest = (0..TAUS).min_by(|&a, &b| self.costs[a].total_cmp(&self.costs[b])).unwrap_or(0);
+        if lowest == 0 || lowest == TAUS - 1 {
+            return tau(lowest as f64);
+        }
+        let [before, at, after] = [lowest - 1, lowest, lowest + 1].map(|i| self.costs[i]);
+        let curvature = before - 2.0 * at + after;
+        let shift = if curvature > 0.0 { 0.5 * (before - after) / curvature } else { 0.0 };
+        tau(lowest as f64 + shift)
+    }
 }
 
 /// (sum/count − center) at unit length; zero where there is no direction.
@@ -76,67 +200,6 @@ fn centred_unit(sum: &[f64], count: f64, center: &[f64], out: &mut [f64]) {
     }
 }
 
-/// For every example whose class has others: its cosine to every class mean, its own class's mean taken without it.
-/// Rows are `[own, others…]`.
-fn leave_one_out(
-    inputs: &[f32],
-    labels: &[usize],
-    center: &[f64],
-    sums: &[f64],
-    counts: &[usize],
-    means: &Array2<f32>,
-) -> Vec<f32> {
-    let width = center.len();
-    let (mut u, mut rest, mut own) = (vec![0.0f64; width], vec![0.0f64; width], vec![0.0f64; width]);
-    let mut cosines = Vec::new();
-    for (f, &y) in inputs.chunks_exact(width).zip(labels).filter(|(_, y)| counts[**y] > 1) {
-        for i in 0..width {
-            own[i] = f64::from(f[i]);
-            rest[i] = sums[y * width + i] - own[i];
-        }
-        centred_unit(&own, 1.0, center, &mut u);
-        centred_unit(&rest, (counts[y] - 1) as f64, center, &mut own);
-        cosines.push(u.iter().zip(&own).map(|(a, b)| a * b).sum::<f64>() as f32);
-        for (class, mean) in means.rows().into_iter().enumerate() {
-            if class != y {
-                cosines.push(u.iter().zip(mean).map(|(a, &b)| a * f64::from(b)).sum::<f64>() as f32);
-            }
-        }
-    }
-    cosines
-}
-
-/// τ that minimises mean cross entropy of rows `[own, others…]`; golden-section search in ln τ.
-fn fit_temperature(cosines: &[f32], classes: usize) -> f64 {
-    if cosines.is_empty() {
-        return TAU_DEFAULT;
-    }
-    let cost = |log_tau: f64| -> f64 {
-        let tau = log_tau.exp();
-        let row_cost = |row: &[f32]| {
-            let own = f64::from(row[0]);
-            row.iter().map(|&c| (tau * (f64::from(c) - own)).exp()).sum::<f64>().ln()
-        };
-        cosines.chunks_exact(classes).map(row_cost).sum()
-    };
-    let ratio = (5f64.sqrt() - 1.0) / 2.0;
-    let [mut low, mut high] = TAU_RANGE.map(f64::ln);
-    let (mut a, mut b) = (high - ratio * (high - low), low + ratio * (high - low));
-    let (mut cost_a, mut cost_b) = (cost(a), cost(b));
-    for _ in 0..TAU_STEPS {
-        if cost_a < cost_b {
-            (high, b, cost_b) = (b, a, cost_a);
-            a = high - ratio * (high - low);
-            cost_a = cost(a);
-        } else {
-            (low, a, cost_a) = (a, b, cost_b);
-            b = low + ratio * (high - low);
-            cost_b = cost(b);
-        }
-    }
-    (0.5 * (low + high)).exp()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,27 +207,48 @@ mod tests {
     #[test]
     fn temperature_is_the_minimum_of_leave_one_out_cross_entropy() {
         // Own cosine 0.8 against 0.2 in three quarters of the rows, 0.1 against 0.4 in the rest: a finite optimum.
-        let rows: Vec<f32> = (0..40).flat_map(|i| if i % 4 == 0 { [0.1, 0.4] } else { [0.8, 0.2] }).collect();
-        let cost =
-            |tau: f64| -> f64 { rows.chunks(2).map(|r| (1.0 + (tau * f64::from(r[1] - r[0])).exp()).ln()).sum() };
-        let tau = fit_temperature(&rows, 2);
-        assert!(cost(tau) < cost(tau * 1.05) && cost(tau) < cost(tau / 1.05), "τ = {tau}");
+        let rows: Vec<[f64; 2]> = (0..40).map(|i| if i % 4 == 0 { [0.1, 0.4] } else { [0.8, 0.2] }).collect();
+        let means = Means::new(2, 2);
+        let fitted = Fitted { center: vec![0.0; 2], directions: Array2::zeros((2, 2)) };
+        let mut costs = Costs::new(&means, &fitted);
+        for row in &rows {
+            costs.cosines = row.to_vec();
+            costs.count();
+        }
+        let cost = |tau: f64| -> f64 { rows.iter().map(|[own, other]| (1.0 + (tau * (other - own)).exp()).ln()).sum() };
+        let tau = costs.best();
+        assert!(cost(tau) < cost(tau * 1.005) && cost(tau) < cost(tau / 1.005), "τ = {tau}");
     }
 
     #[test]
     fn means_are_centred_and_of_unit_length() {
-        let inputs = [1.0, 0.0, 1.2, 0.1, -1.0, 0.0, -1.2, 0.3];
-        let head = fit_on(&inputs, &[0, 0, 1, 1], 2, 2).unwrap();
-        let Head::Prototype { center, means, tau } = head else { panic!("a prototype head") };
-        assert!((center[0]).abs() < 1e-6 && (center[1] - 0.1).abs() < 1e-6);
-        for row in means.rows() {
+        let mut means = Means::new(2, 2);
+        means.add(&[1.0, 0.0, 1.2, 0.1], &[0, 0]);
+        means.add(&[-1.0, 0.0, -1.2, 0.3], &[1, 1]);
+        let fitted = means.finish().unwrap();
+        assert!(fitted.center[0].abs() < 1e-6 && (fitted.center[1] - 0.1).abs() < 1e-6);
+        for row in fitted.directions.rows() {
             assert!((row.dot(&row) - 1.0).abs() < 1e-6);
         }
-        assert!(tau >= 1.0);
+        let mut costs = Costs::new(&means, &fitted);
+        costs.add(&[1.0, 0.0], 0);
+        assert!(costs.best() >= 1.0);
     }
 
     #[test]
     fn a_class_without_photos_is_refused() {
-        assert!(matches!(fit_on(&[1.0, 2.0], &[0], 2, 2), Err(Error::Options(_))));
+        let mut means = Means::new(2, 2);
+        means.add(&[1.0, 2.0], &[0]);
+        assert!(matches!(means.finish(), Err(Error::Options(_))));
+    }
+
+    #[test]
+    fn single_examples_leave_the_default_temperature() {
+        let mut means = Means::new(1, 2);
+        means.add(&[1.0, 2.0], &[0, 1]);
+        let fitted = means.finish().unwrap();
+        let mut costs = Costs::new(&means, &fitted);
+        costs.add(&[1.0], 0);
+        assert_eq!(costs.best(), TAU_DEFAULT);
     }
 }

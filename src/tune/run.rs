@@ -1,7 +1,7 @@
 //! A whole job: head, training, the adapter, and the scores it is reported with.
 
 use super::checkpoint::{RunIdentity, TrainState};
-use super::photos::Photos;
+use super::photos::{DecodeOptions, Photos};
 use super::score::score;
 use super::tuner::{Saving, Tuner, zero_linear_head};
 use super::{GuessKind, HeadKind, Observer, Score, TuneOptions, prototype};
@@ -20,8 +20,12 @@ use serde::Serialize;
 pub struct Resources {
     /// Examples per pass. A step's gradient does not depend on it.
     pub micro_batch: usize,
-    /// Threads that decode ahead of compute.
-    pub decode_threads: usize,
+    /// Tangents per pass; K takes as many passes as it needs.
+    pub tangents_per_pass: usize,
+    /// Most bytes of head inputs kept between the two passes of fitting a prototype head; more are computed again.
+    pub keep: u64,
+    /// How decoding runs ahead of compute.
+    pub decode: DecodeOptions,
     /// Where and how often the run saves itself.
     pub saving: Saving,
     /// Continue from the checkpoint in `saving` when there is one.
@@ -145,7 +149,7 @@ where
     fn train_with(&self, options: &TuneOptions, saving: Saving, observer: &mut dyn Observer) -> Result<Trained> {
         let tangents = match options.guess {
             GuessKind::Backprop | GuessKind::None => 0,
-            _ => options.tangents,
+            _ => options.tangents.min(self.resources.tangents_per_pass.max(1)),
         };
         let mut engine = self.native.engine(layout(options), self.micro_batch(), tangents)?;
         let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
@@ -208,7 +212,7 @@ where
         Photos {
             items: self.dataset.items.clone().into(),
             preprocess: self.model.preprocess.clone(),
-            decode_threads: self.resources.decode_threads,
+            decode: self.resources.decode,
             seed: self.options.seed,
         }
     }
@@ -270,7 +274,9 @@ where
         let head = match options.head {
             HeadKind::Pretrained => None,
             HeadKind::Linear => Some(zero_linear_head(classes, self.model.spec.head_width())),
-            HeadKind::Prototype => Some(prototype::fit(engine, &photos, &train, classes, observer)?),
+            HeadKind::Prototype => {
+                Some(prototype::fit(engine, &photos, &train, classes, self.resources.keep, observer)?)
+            }
             HeadKind::Adapter => {
                 let head = self.head_from.cloned();
                 let head = head.ok_or_else(|| Error::Options("--head-from: that adapter stores no head".into()))?;

@@ -23,7 +23,7 @@ pub fn for_each_head_input(
 ) -> Result<()> {
     let most = engine.most_examples();
     let width = engine.spec().head_width();
-    let mut loader = photos.once(2 * most, indices)?;
+    let mut loader = photos.once(indices)?;
     let mut batch = Batch::default();
     let mut inputs = vec![0.0; most * width];
     let mut done = 0;

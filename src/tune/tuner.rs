@@ -1,17 +1,16 @@
 //! The training loop: batches → dual passes → (losses, L̇) → estimator → optimizer → prompts.
 
 use super::checkpoint::{Best, OptimizerState, RunIdentity, TrainState};
+use super::gradients::{Gradients, StepInputs};
 use super::order::requests;
-use super::photos::{Batch, Photos};
-use super::score::{score, top};
+use super::photos::Photos;
+use super::score::score;
 use super::{
     Estimator, Event, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, TuneOptions, warmup_cosine,
 };
 use crate::data::Loader;
-use crate::encoder::Pass;
 use crate::engine::Engine;
 use crate::model::{Head, ModelSpec};
-use crate::ops::{head, loss};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use ndarray::{Array1, Array2, Array3};
@@ -44,28 +43,9 @@ pub struct Tuner<'a> {
     prompt_optimizer: Optimizer,
     /// Of a linear head's matrix and bias.
     head_optimizers: Option<[Optimizer; 2]>,
-    scratch: Scratch,
+    gradients: Gradients,
     busy: Duration,
     images: u64,
-}
-
-/// Buffers of a step, reused.
-#[derive(Default)]
-struct Scratch {
-    batch: Batch,
-    inputs: Vec<f32>,
-    logits: Vec<f32>,
-    slopes: Vec<f32>,
-    losses: Vec<f32>,
-    /// L̇ `[B, K]`.
-    derivatives: Vec<f32>,
-    /// Per-example exact gradients of a micro-batch.
-    exact: Vec<f32>,
-    exact_sum: Vec<f64>,
-    prompt_gradient: Vec<f32>,
-    /// ∂/∂W `[C, D]` then ∂/∂b `[C]` of a linear head.
-    head_gradient: Vec<f32>,
-    correct: usize,
 }
 
 impl<'a> Tuner<'a> {
@@ -150,7 +130,7 @@ impl<'a> Tuner<'a> {
             estimator,
             prompt_optimizer,
             head_optimizers,
-            scratch: Scratch::default(),
+            gradients: Gradients::default(),
             busy: Duration::ZERO,
             images: 0,
             state,
@@ -174,8 +154,7 @@ impl<'a> Tuner<'a> {
         let options = self.state.identity.options.clone();
         let from = self.state.step * options.batch as u64;
         let augment = options.augment.into();
-        let ahead = 2 * self.engine.most_examples();
-        let mut loader = self.photos.stream(ahead, requests(self.train.clone(), options.seed, augment, from))?;
+        let mut loader = self.photos.stream(requests(self.train.clone(), options.seed, augment, from))?;
         if self.state.step == 0 {
             self.save(observer)?;
         }
@@ -208,102 +187,26 @@ impl<'a> Tuner<'a> {
 
     /// The head in use.
     fn head(&self) -> Result<&Head> {
-        self.state.head.as_ref().or(self.pretrained.as_ref()).ok_or_else(|| {
-            Error::Options("--head pretrained: the checkpoint has no classifier; use --head prototype or linear".into())
-        })
+        self.state.head.as_ref().or(self.pretrained.as_ref()).ok_or_else(no_classifier)
     }
 
-    /// Gradients of one batch into the scratch: (loss, accuracy), or what was not finite.
+    /// Gradients of one batch: (loss, accuracy), or what was not finite.
     fn step(
         &mut self,
         options: &TuneOptions,
         loader: &mut Loader,
         observer: &mut dyn Observer,
     ) -> Result<Result<(f64, f64), String>> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let done = self.accumulate(options, loader, observer, &mut scratch);
-        let verdict = done.map(|()| scratch.verdict(options.batch));
-        self.scratch = scratch;
-        verdict
-    }
-
-    fn accumulate(
-        &mut self,
-        options: &TuneOptions,
-        loader: &mut Loader,
-        observer: &mut dyn Observer,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let step = self.state.step;
-        let layout = self.engine.layout();
-        let tangents = if self.estimator.is_some() { options.tangents } else { 0 };
         let classifier = self.state.head.as_ref().or(self.pretrained.as_ref());
-        let classifier = classifier.ok_or_else(|| Error::Options("the checkpoint has no classifier".into()))?;
-        let prompts = self.state.prompts.as_slice().expect("prompts are row-major");
-        scratch.begin(options.batch * tangents, prompts.len(), self.head_optimizers.is_some().then_some(classifier));
-        if let Some(estimator) = &mut self.estimator {
-            estimator.prepare(prompts)?;
-        }
-        let width = self.engine.spec().head_width();
-        let mut first = 0;
-        while first < options.batch {
-            if observer.cancelled() {
-                return Err(Error::Interrupted { step });
-            }
-            let most = self.engine.most_examples().min(options.batch - first);
-            let count = scratch.batch.fill(loader, most)?;
-            debug_assert_eq!(count, most, "the stream of requests has no end");
-            scratch.inputs.resize((1 + tangents) * count * width, 0.0);
-            let Scratch { batch, inputs, .. } = &mut *scratch;
-            if options.guess == GuessKind::Backprop {
-                let mut exact = std::mem::take(&mut scratch.exact);
-                exact.resize(count * prompts.len(), 0.0);
-                let images = std::mem::take(&mut scratch.batch.images);
-                let done = self.engine.gradient(
-                    &images,
-                    prompts,
-                    &mut |f, df| {
-                        scratch.inputs.copy_from_slice(f);
-                        scratch.losses(classifier, count, 0);
-                        let classes = classifier.classes();
-                        for ((f, df), dz) in
-                            f.chunks_exact(width).zip(df.chunks_exact_mut(width)).zip(scratch.slopes.chunks(classes))
-                        {
-                            head::vjp(classifier, f, dz, df);
-                        }
-                        Ok(())
-                    },
-                    &mut exact,
-                );
-                scratch.batch.images = images;
-                for grad in exact.chunks_exact(prompts.len().max(1)) {
-                    scratch.exact_sum.iter_mut().zip(grad).for_each(|(sum, &g)| *sum += f64::from(g));
-                }
-                scratch.exact = exact;
-                done?;
-            } else {
-                let pass = Pass { images: &batch.images, prompts, tangents };
-                let examples = first..first + count;
-                let estimator = &mut self.estimator;
-                let mut draw = |set: usize, out: &mut [f32]| match estimator {
-                    Some(estimator) => estimator.tangents(step, set, tangents, examples.clone(), out),
-                    None => Ok(()),
-                };
-                // Without tangents there is nothing to tune in front of the head: the frozen model runs.
-                let pass = if layout.prompts == 0 { Pass { prompts: &[], ..pass } } else { pass };
-                self.engine.dual(pass, &mut draw, inputs)?;
-                scratch.losses(classifier, count, tangents);
-            }
-            scratch.add_head_gradient(classifier, count, options.batch);
-            first += count;
-        }
-        if let Some(estimator) = &mut self.estimator {
-            estimator.gradient(step, tangents, &scratch.derivatives, &mut scratch.prompt_gradient)?;
-        } else {
-            let scale = 1.0 / options.batch as f64;
-            scratch.prompt_gradient.iter_mut().zip(&scratch.exact_sum).for_each(|(g, &s)| *g = (s * scale) as f32);
-        }
-        Ok(())
+        let inputs = StepInputs {
+            step: self.state.step,
+            options,
+            classifier: classifier.ok_or_else(no_classifier)?,
+            trains_head: self.head_optimizers.is_some(),
+            prompts: self.state.prompts.as_slice().expect("prompts are row-major"),
+        };
+        self.gradients.run(inputs, self.engine, self.estimator.as_mut(), loader, observer)?;
+        Ok(self.gradients.verdict())
     }
 
     /// Updates the parameters, or counts a skip.
@@ -329,12 +232,12 @@ impl<'a> Tuner<'a> {
         let updates = self.state.updates;
         let prompts = self.state.prompts.as_slice_mut().expect("prompts are row-major");
         if !prompts.is_empty() && options.guess != GuessKind::None {
-            self.prompt_optimizer.step(prompts, &self.scratch.prompt_gradient, options.lr * rate, updates);
+            self.prompt_optimizer.step(prompts, self.gradients.prompts(), options.lr * rate, updates);
         }
         if let (Some([matrix, vector]), Some(Head::Linear { weight, bias })) =
             (&mut self.head_optimizers, &mut self.state.head)
         {
-            let (weight_gradient, bias_gradient) = self.scratch.head_gradient.split_at(weight.len());
+            let (weight_gradient, bias_gradient) = self.gradients.head().split_at(weight.len());
             let lr = options.head_lr * rate;
             matrix.step(weight.as_slice_mut().expect("row-major"), weight_gradient, lr, updates);
             vector.step(bias.as_slice_mut().expect("contiguous"), bias_gradient, lr, updates);
@@ -417,74 +320,8 @@ impl<'a> Tuner<'a> {
     }
 }
 
-impl Scratch {
-    fn begin(&mut self, derivatives: usize, parameters: usize, trained: Option<&Head>) {
-        self.losses.clear();
-        self.derivatives.clear();
-        self.derivatives.reserve(derivatives);
-        self.correct = 0;
-        for (buffer, len) in [
-            (&mut self.prompt_gradient, parameters),
-            (&mut self.head_gradient, trained.map_or(0, |head| head.classes() * (head.width() + 1))),
-        ] {
-            buffer.clear();
-            buffer.resize(len, 0.0);
-        }
-        self.exact_sum.clear();
-        self.exact_sum.resize(parameters, 0.0);
-    }
-
-    /// Losses, their slopes ∂L/∂z and derivatives of `count` examples from `inputs` `[1+K, count, D]`.
-    fn losses(&mut self, classifier: &Head, count: usize, tangents: usize) {
-        let classes = classifier.classes();
-        self.logits.resize((1 + tangents) * count * classes, 0.0);
-        self.slopes.resize(count * classes, 0.0);
-        head::dual(classifier, count, 1 + tangents, &self.inputs, &mut self.logits);
-        for (b, slope) in self.slopes.chunks_exact_mut(classes).enumerate() {
-            let z = &self.logits[b * classes..][..classes];
-            let label = self.batch.labels[b] as usize;
-            self.losses.push(loss::cross_entropy(z, label, slope));
-            self.correct += usize::from(top(z) == label);
-            for k in 0..tangents {
-                let tangent = &self.logits[((1 + k) * count + b) * classes..][..classes];
-                self.derivatives.push(crate::ops::dot(slope, tangent));
-            }
-        }
-    }
-
-    /// Adds the micro-batch's share of a linear head's exact gradient, example by example.
-    fn add_head_gradient(&mut self, classifier: &Head, count: usize, batch: usize) {
-        if self.head_gradient.is_empty() {
-            return;
-        }
-        let (classes, width) = (classifier.classes(), classifier.width());
-        let scale = 1.0 / batch as f32;
-        let (matrix, vector) = self.head_gradient.split_at_mut(classes * width);
-        for (f, slope) in self.inputs.chunks_exact(width).zip(self.slopes.chunks_exact(classes)).take(count) {
-            for ((row, bias), &g) in matrix.chunks_exact_mut(width).zip(vector.iter_mut()).zip(slope) {
-                let g = g * scale;
-                *bias += g;
-                row.iter_mut().zip(f).for_each(|(w, &f)| *w += g * f);
-            }
-        }
-    }
-
-    /// Mean loss and accuracy of the batch, or what was not finite.
-    fn verdict(&self, batch: usize) -> Result<(f64, f64), String> {
-        let count = |values: &[f32]| values.iter().filter(|v| !v.is_finite()).count();
-        for (what, values) in [
-            ("losses", &self.losses),
-            ("derivatives", &self.derivatives),
-            ("prompt gradient values", &self.prompt_gradient),
-            ("head gradient values", &self.head_gradient),
-        ] {
-            if count(values) > 0 {
-                return Err(format!("{} of {} {what} are not finite", count(values), values.len()));
-            }
-        }
-        let loss = self.losses.iter().map(|&l| f64::from(l)).sum::<f64>() / batch as f64;
-        Ok((loss, self.correct as f64 / batch as f64))
-    }
+fn no_classifier() -> Error {
+    Error::Options("--head pretrained: the checkpoint has no classifier; use --head prototype or linear".into())
 }
 
 /// A linear head at zero: every class equally likely.

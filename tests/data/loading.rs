@@ -3,8 +3,8 @@
 use crate::{image, shared};
 use foretune::Error;
 use foretune::data::{
-    Augment, Dataset, Format, Interpolation, Item, Loader, LoaderOptions, OpenOptions, Preprocess, Request, Resize,
-    Split, load_image,
+    Augment, Dataset, Format, Interpolation, Item, Loader, LoaderOptions, MAX_BYTES, OpenOptions, Preprocess, Request,
+    Resize, Split, load_image,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ fn requests(count: usize) -> impl Iterator<Item = Request> + Send {
 
 /// Everything a loader delivers: pixels' bits and label, or the error's text.
 fn deliver(threads: usize, ahead: usize, count: usize) -> Vec<Result<(u32, Vec<u32>), String>> {
-    let options = LoaderOptions { threads, ahead, seed: SEED };
+    let options = LoaderOptions { threads, ahead, decode_limit: MAX_BYTES, seed: SEED };
     let mut loader = Loader::new(items(), preprocess(), requests(count), options).unwrap();
     let mut pixels = vec![0.0; loader.image_len()];
     let mut delivered = Vec::new();
@@ -77,7 +77,7 @@ fn without_augmentation_it_delivers_the_evaluation_image() {
 #[test]
 fn augmentations_vary_with_epoch_and_item_only() {
     let load = |seed, epoch, augment| {
-        let options = LoaderOptions { threads: 1, ahead: 1, seed };
+        let options = LoaderOptions { threads: 1, ahead: 1, decode_limit: MAX_BYTES, seed };
         let requests = std::iter::once(Request { item: 4, epoch, augment });
         let mut loader = Loader::new(items(), preprocess(), requests, options).unwrap();
         let mut pixels = vec![0.0; loader.image_len()];
@@ -106,7 +106,7 @@ fn an_endless_loader_is_dropped_promptly() {
     for taken in [0, 1, 5] {
         let started = Instant::now();
         let endless = (0..).map(|n| Request { item: n % 2, epoch: n as u64, augment: Augment::Vpt });
-        let options = LoaderOptions { threads: 3, ahead: 8, seed: SEED };
+        let options = LoaderOptions { threads: 3, ahead: 8, decode_limit: MAX_BYTES, seed: SEED };
         let mut loader = Loader::new(items(), preprocess(), endless, options).unwrap();
         let mut pixels = vec![0.0; loader.image_len()];
         for _ in 0..taken {
@@ -119,7 +119,7 @@ fn an_endless_loader_is_dropped_promptly() {
 
 #[test]
 fn bad_requests_are_errors_in_their_place() {
-    let options = LoaderOptions { threads: 2, ahead: 4, seed: SEED };
+    let options = LoaderOptions { threads: 2, ahead: 4, decode_limit: MAX_BYTES, seed: SEED };
     let requests = [0, 99, 1].map(|item| Request { item, epoch: 0, augment: Augment::None });
     let mut loader = Loader::new(items(), preprocess(), requests.into_iter(), options).unwrap();
     let mut pixels = vec![0.0; loader.image_len()];
@@ -144,7 +144,7 @@ fn a_shared_set_loads_whole() {
     let labels: Vec<u32> = set.items.iter().step_by(9).map(|item| item.label).collect();
     let items: Arc<[Item]> = set.items.into();
     let requests = (0..items.len()).step_by(9).map(|item| Request { item, epoch: 0, augment: AUGMENTS[2] });
-    let options = LoaderOptions { threads: 2, ahead: 16, seed: SEED };
+    let options = LoaderOptions { threads: 2, ahead: 16, decode_limit: MAX_BYTES, seed: SEED };
     let mut loader = Loader::new(items, preprocess(), requests, options).unwrap();
     let mut pixels = vec![f32::NAN; loader.image_len()];
     let mut delivered = Vec::new();

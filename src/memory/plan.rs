@@ -1,0 +1,213 @@
+//! From a job to exact bytes, before anything is allocated. The derivation is in `docs/memory.md`.
+
+use super::Budget;
+use crate::backend::hidden_columns;
+use crate::data::{Dataset, MAX_BYTES, decode_bytes};
+use crate::encoder::Sizes;
+use crate::model::{ModelSpec, PromptLayout};
+use crate::tune::{DecodeOptions, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use crate::{Error, Model, Result};
+use serde::Serialize;
+
+/// Bytes of a parameter or activation.
+const F32: u64 = size_of::<f32>() as u64;
+/// Bytes of a term of a sum.
+const F64: u64 = size_of::<f64>() as u64;
+
+/// What a run would use if memory were no object.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Examples per pass.
+    pub micro_batch: usize,
+    /// Computing threads.
+    pub threads: usize,
+    /// Decoding threads.
+    pub decode_threads: usize,
+}
+
+/// One use of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// What for.
+    pub name: &'static str,
+    /// Most bytes at any time.
+    pub bytes: u64,
+}
+
+/// How a job is carried out within its budget; none of it changes the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Examples per pass.
+    pub micro_batch: usize,
+    /// Tangents per pass.
+    pub tangents_per_pass: usize,
+    /// Bytes of head inputs kept while a prototype head is fitted.
+    pub keep: u64,
+    /// How decoding runs ahead of compute.
+    pub decode: DecodeOptions,
+    /// Where the bytes go.
+    pub lines: Vec<Line>,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Copy)]
+pub struct Planned<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The options.
+    pub options: &'a TuneOptions,
+    /// Classes C.
+    pub classes: usize,
+    /// Training photos.
+    pub photos: usize,
+    /// Bytes of the list of photos: see [`listing_bytes`].
+    pub listing: u64,
+    /// With memory to spare.
+    pub wishes: Wishes,
+}
+
+/// Bytes that the list of a data set's photos takes, with the lists of indices that splits and epochs need.
+pub fn listing_bytes(dataset: &Dataset) -> u64 {
+    let item = |path: &std::path::Path| (size_of::<crate::data::Item>() + path.as_os_str().len() + 3 * 8) as u64;
+    // Decoding threads have a list of their own.
+    2 * dataset.items.iter().map(|i| item(&i.path)).sum::<u64>()
+}
+
+impl Plan {
+    /// The fastest way to carry out the job within `budget`, or as wished without one.
+    ///
+    /// # Errors
+    /// [`Error::Budget`], naming the smallest budget that works.
+    pub fn new(job: Planned, budget: Option<Budget>) -> Result<Plan> {
+        let tangents = if job.options.guess.is_forward_only() { job.options.tangents } else { 0 };
+        let Wishes { micro_batch, decode_threads, .. } = job.wishes;
+        let micro_batch = micro_batch.clamp(1, job.options.batch);
+        let threads = decode_threads.max(1);
+        let plan = |micro_batch: usize, tangents: usize, threads: usize, ahead: usize| {
+            let decode = DecodeOptions { threads, ahead, limit: decode_bytes(job.model.preprocess.crop) };
+            let lines = lines(job, micro_batch, tangents, decode);
+            Plan { micro_batch, tangents_per_pass: tangents, keep: 0, decode, lines }
+        };
+        let Some(Budget(budget)) = budget else {
+            let mut wished = plan(micro_batch, tangents, threads, 2 * micro_batch);
+            wished.keep = u64::MAX;
+            wished.decode.limit = MAX_BYTES;
+            return Ok(wished);
+        };
+        let fits = |plan: &Plan| plan.total() <= budget;
+        let smallest = plan(1, tangents.min(1), 1, 1);
+        if !fits(&smallest) {
+            return Err(Error::Budget { budget, smallest: smallest.total() });
+        }
+        // A pass with fewer tangents computes its primal again; a smaller micro-batch only packs weights more often. So
+        // tangents first, then examples, then decoding ahead.
+        let most = |most: usize, fits: &dyn Fn(usize) -> bool| {
+            let (mut low, mut high) = (1, most.max(1) + 1);
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                if fits(middle) { low = middle } else { high = middle }
+            }
+            low
+        };
+        let tangents = if tangents == 0 { 0 } else { most(tangents, &|k| fits(&plan(1, k, 1, 1))) };
+        let micro_batch = most(micro_batch, &|m| fits(&plan(m, tangents, 1, m)));
+        let ahead = most(2 * micro_batch, &|ahead| fits(&plan(micro_batch, tangents, 1, ahead)));
+        let threads = most(threads, &|threads| fits(&plan(micro_batch, tangents, threads, ahead)));
+        let mut chosen = plan(micro_batch, tangents, threads, ahead);
+        if job.options.head == HeadKind::Prototype {
+            let inputs = (job.photos * job.model.spec.head_width()) as u64 * F32;
+            if chosen.total() + inputs <= budget {
+                chosen.keep = inputs;
+                chosen.lines.push(Line { name: "head inputs kept for the temperature", bytes: inputs });
+            }
+        }
+        // What is left serves photos that need more than most do: large PNGs, progressive JPEGs.
+        let left = (budget - chosen.total()) / chosen.decode.threads as u64;
+        chosen.decode.limit = (chosen.decode.limit + left).min(MAX_BYTES);
+        Ok(chosen)
+    }
+
+    /// All lines together.
+    pub fn total(&self) -> u64 {
+        self.lines.iter().map(|line| line.bytes).sum()
+    }
+}
+
+fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOptions) -> Vec<Line> {
+    let Planned { model, options, classes, .. } = job;
+    let spec = &model.spec;
+    let layout = match options.guess {
+        GuessKind::None => PromptLayout::NONE,
+        _ => PromptLayout { prompts: options.prompts, deep: options.deep, insert_at: options.insert_at },
+    };
+    let [m, k, d] = [micro_batch, tangents, spec.width].map(|n| n as u64);
+    let [batch, width, classes] = [options.batch, spec.head_width(), classes].map(|n| n as u64);
+    let sizes = Sizes::new(spec, layout, micro_batch, tangents);
+    let image = (spec.channels * spec.image[0] * spec.image[1]) as u64;
+    let parameters = layout.parameters(spec) as u64;
+    let head = classes * (width + 1);
+    let trained = options.head == HeadKind::Linear;
+    let moments = if options.optimizer == OptimizerKind::Sgd { 1 } else { 2 };
+
+    let step = m * image + (1 + k) * m * (width + classes) + m * classes;
+    // Parameters, gradient, moments and the best so far; in f64 the estimator's sums. A checkpoint is written from copies of
+    // all but the gradient: as state, as bytes, and as the file.
+    let state = |parameters: u64| parameters * F32 * (2 + moments + 1 + 3 * (2 + moments));
+    let exact = if options.guess == GuessKind::Backprop { tape(spec, layout, m) + m * parameters * F32 } else { 0 };
+    let head_state = match (options.head, trained) {
+        (_, true) => state(head) + 2 * head * F32,
+        // The head itself, its copy in the state, and its bytes in a checkpoint, twice.
+        _ => 4 * head * F32,
+    };
+    // Class sums in f64 beside the means.
+    let fit = if options.head == HeadKind::Prototype { classes * width * F64 + 4 * width * F64 } else { 0 };
+    let guess = match options.guess {
+        GuessKind::WeightTranspose => {
+            let rows = guess_rows(micro_batch, tangents, options.prompts) as u64;
+            3 * rows * 3 * d * F32
+                + 3 * sizes.staging as u64 * F32
+                + (3 * d * F32 + 3 * d * F64) * options.prompts as u64
+        }
+        _ => sizes.staging as u64 * F32,
+    };
+    vec![
+        Line { name: "weights", bytes: crate::encoder::weight_bytes(model) },
+        Line { name: "dual buffers", bytes: 2 * sizes.stream as u64 * F32 },
+        Line { name: "workspace", bytes: sizes.work as u64 * F32 },
+        Line {
+            name: "kernels",
+            bytes: crate::cpu::scratch_bytes(spec, sizes.tokens, tangents, options.guess)
+                * job.wishes.threads.max(1) as u64,
+        },
+        Line {
+            name: "head inputs, logits, images",
+            bytes: (2 * sizes.pooled as u64 + sizes.staging as u64 + step) * F32,
+        },
+        Line { name: "guess", bytes: guess },
+        Line { name: "prompts and optimizer", bytes: state(parameters) + parameters * F64 },
+        Line { name: "head", bytes: head_state.max(fit + head * F32) },
+        Line { name: "exact gradient", bytes: exact },
+        Line { name: "derivatives and losses", bytes: batch * (F32 + k.max(options.tangents as u64) * F32) },
+        Line { name: "decoding", bytes: decode.threads as u64 * decode.limit + decode.ahead as u64 * image * F32 },
+        Line { name: "list of photos", bytes: job.listing },
+        Line { name: "runtime", bytes: RUNTIME },
+    ]
+}
+
+/// Stacks, tables, tensor descriptions and messages: what is too small to be named.
+const RUNTIME: u64 = 1 << 20;
+
+/// Rows of noise that the weight-transpose guess maps at once.
+pub(crate) fn guess_rows(examples: usize, tangents: usize, prompts: usize) -> usize {
+    const MOST: usize = 256;
+    (examples * tangents.max(1) * prompts).clamp(prompts.max(16), MOST.max(prompts))
+}
+
+/// The VJP's buffers, bytes.
+fn tape(spec: &ModelSpec, layout: PromptLayout, examples: u64) -> u64 {
+    let rows = examples * spec.tokens(layout.prompts) as u64;
+    let (d, hidden) = (spec.width as u64, spec.hidden as u64);
+    let wide = (hidden * hidden_columns(spec.mlp) as u64).max(3 * d);
+    let inputs = (spec.depth - layout.insert_at) as u64;
+    rows * (inputs * d + 4 * d + 3 * d + wide + hidden) * F32
+}
