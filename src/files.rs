@@ -1,13 +1,22 @@
 //! Files are replaced whole or not at all.
 
 use crate::{Error, Result};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes `path` through a temporary file beside it: fill, flush, fsync, rename, fsync the folder. On any error the
-/// temporary file is removed and what stood at `path` is untouched.
+/// Writes `path` through a temporary file beside it. On any error the temporary file is removed and what stood at `path`
+/// is untouched.
 pub(crate) fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    replace(path, |temporary| {
+        let mut writer = BufWriter::with_capacity(1 << 16, File::create(temporary)?);
+        fill(&mut writer)?;
+        writer.into_inner().map_err(|e| e.into_error()).map(drop)
+    })
+}
+
+/// As [`write_atomic`], for writers that want a path: `fill` writes the temporary file, which is then synced and renamed.
+pub(crate) fn replace(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let name = path.file_name().ok_or_else(|| {
         Error::io("write", path, io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"))
     })?;
@@ -17,12 +26,9 @@ pub(crate) fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io:
     };
     // The process id keeps two runs that write the same file from sharing a temporary.
     let temporary = folder.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
-        let mut writer = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
-        fill(&mut writer)?;
-        writer.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
+    let written = fill(&temporary)
+        .and_then(|()| OpenOptions::new().write(true).open(&temporary)?.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
         // Best effort: the write error is the one to report.
         let _ = fs::remove_file(&temporary);

@@ -81,8 +81,13 @@ impl Stream {
 
     /// Fills `out` with N(0, 1). `out[i]` depends on i alone, not on `out.len()`.
     pub fn normals(&self, out: &mut [f32]) {
+        self.normals_from(0, out);
+    }
+
+    /// As [`Stream::normals`], from element 4·`first` on.
+    pub fn normals_from(&self, first: u32, out: &mut [f32]) {
         for (block, chunk) in out.chunks_mut(4).enumerate() {
-            let [a, b, c, d] = self.block(block as u32);
+            let [a, b, c, d] = self.block(first + block as u32);
             let (n0, n1) = box_muller(a, b);
             let (n2, n3) = box_muller(c, d);
             let normals = [n0 as f32, n1 as f32, n2 as f32, n3 as f32];

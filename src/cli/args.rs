@@ -1,9 +1,11 @@
 //! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
 
-use super::tune_args::TuneArgs;
+use super::tune_args::{MethodArgs, TuneArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use foretune::data::{Format, Split};
+use foretune::memory::Budget;
+use foretune::model::{SynthArch, SynthDtype, SynthNames};
 use foretune::{Error, Result};
 use std::path::PathBuf;
 
@@ -73,6 +75,13 @@ pub(super) enum Command {
     /// Without --case: a random model; the fast backend against the reference, directional derivatives against central
     /// differences, and the exact gradient against directional derivatives.
     Selftest(SelftestArgs),
+    /// Say how much memory a tuning run takes, and what for
+    ///
+    /// Nothing is allocated or run. With --budget, shows how the run is cut to fit it; without, what it would take with
+    /// memory to spare. Beside it stands what the exact gradient (--guess backprop) needs for the same job.
+    Plan(Box<PlanArgs>),
+    /// Write a random checkpoint of a real size, to plan, measure and test without a download
+    SynthModel(SynthArgs),
     /// Tune a small built-in model on generated images
     ///
     /// Needs no files: writes images, a model and the tuned adapter, and prints the accuracy before and after.
@@ -194,6 +203,58 @@ pub(super) struct SelftestArgs {
     /// Write the computed tensors under the case's names to this safetensors file
     #[arg(long, value_name = "FILE", requires = "case")]
     pub(super) dump: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    #[command(flatten)]
+    pub(super) method: MethodArgs,
+    /// Most memory to take, weights mapped from their file not counted: 512MiB, 64MiB, or a number of bytes
+    #[arg(long, value_name = "BYTES")]
+    pub(super) budget: Option<Budget>,
+    /// Images per step
+    #[arg(long, value_name = "B", default_value = "32", value_parser = count(1..=65_535))]
+    pub(super) batch: usize,
+    /// Most images per pass [default: the batch, at most 16]
+    #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
+    pub(super) micro_batch: Option<usize>,
+    /// Classes of the data set
+    #[arg(long, value_name = "C", default_value = "200", value_parser = count(1..=1_000_000))]
+    pub(super) classes: usize,
+    /// Training images of the data set
+    #[arg(long, value_name = "N", default_value = "6000", value_parser = count(1..=1_000_000_000))]
+    pub(super) images: usize,
+    /// Threads that decode images ahead of compute [default: half of the cores]
+    #[arg(long, value_name = "N", value_parser = count(1..=256))]
+    pub(super) decode_threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SynthArgs {
+    /// Architecture
+    #[arg(long, value_name = "ARCH", value_parser = choice::<SynthArch>(&[
+        ("vit_tiny_patch16_224", ""), ("vit_small_patch16_224", ""), ("vit_base_patch16_224", ""),
+        ("vit_large_patch16_224", ""), ("vit_huge_patch14_224", ""),
+    ]))]
+    pub(super) arch: SynthArch,
+    /// Stored type
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = choice::<SynthDtype>(&[
+        ("f32", ""), ("f16", ""), ("bf16", ""),
+    ]))]
+    pub(super) dtype: SynthDtype,
+    /// Whose tensor names and config.json
+    #[arg(long, value_name = "LIBRARY", default_value = "timm", value_parser = choice::<SynthNames>(&[
+        ("timm", ""), ("transformers", ""),
+    ]))]
+    pub(super) names: SynthNames,
+    /// Seed: equal seeds give equal files
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Folder to write model.safetensors and config.json into
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,7 +1,10 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
-use super::args::{Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PredictArgs, SelftestArgs};
-use super::tune_args::TuneArgs;
+use super::args::{
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PlanArgs, PredictArgs, SelftestArgs,
+    SynthArgs,
+};
+use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
 use foretune::data::{Format, OpenOptions, Split};
 use foretune::memory::Budget;
@@ -9,6 +12,9 @@ use foretune::model::LoadOptions;
 use foretune::tune::{HeadKind, TuneOptions};
 use foretune::{Error, Result};
 use std::path::{Path, PathBuf};
+
+/// Images per pass that more would not make much faster.
+const MICRO_BATCH: usize = 16;
 
 /// What is to be done, complete and free of contradictions.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(super) enum Job {
     Inspect(PathBuf),
     Verify(DataSource),
     Selftest(SelftestJob),
+    Plan(Box<PlanJob>),
+    Synth(SynthArgs),
     Demo(PathBuf),
     Completions(Shell),
 }
@@ -67,6 +75,17 @@ pub(super) struct TuneJob {
 }
 
 #[derive(Debug)]
+pub(super) struct PlanJob {
+    pub(super) model: ModelSource,
+    pub(super) options: TuneOptions,
+    pub(super) budget: Option<Budget>,
+    pub(super) micro_batch: usize,
+    pub(super) classes: usize,
+    pub(super) images: usize,
+    pub(super) decode_threads: Option<usize>,
+}
+
+#[derive(Debug)]
 pub(super) struct EvalJob {
     pub(super) model: ModelSource,
     pub(super) data: DataSource,
@@ -104,6 +123,8 @@ impl Job {
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
+            Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
+            Command::SynthModel(args) => Job::Synth(args),
             Command::Demo { out } => Job::Demo(out),
             Command::Completions { shell } => Job::Completions(shell),
         };
@@ -139,14 +160,7 @@ impl TuneJob {
             (steps, None) => Length::Steps(steps.unwrap_or(TuneOptions::default().steps)),
             (_, Some(epochs)) => Length::Epochs(epochs),
         };
-        let head = if method.head_from.is_some() { HeadKind::Adapter } else { method.head };
         let options = TuneOptions {
-            guess: method.guess,
-            tangents: method.tangents,
-            prompts: method.prompts,
-            deep: method.deep,
-            insert_at: method.insert_at,
-            head,
             optimizer: training.optimizer,
             lr: training.lr,
             head_lr: training.head_lr,
@@ -160,6 +174,7 @@ impl TuneJob {
             // Placeholders until the training images have been counted.
             steps: 1,
             warmup: 0,
+            ..with_method(TuneOptions::default(), &method)
         };
         options.validate()?;
         if let (Length::Steps(steps), Some(warmup)) = (length, training.warmup)
@@ -176,7 +191,7 @@ impl TuneJob {
             warmup: training.warmup,
             head_from: method.head_from,
             budget: run.budget,
-            micro_batch: run.micro_batch.unwrap_or(options.batch.min(16)),
+            micro_batch: run.micro_batch.unwrap_or(options.batch.min(MICRO_BATCH)),
             checkpoint_every: run.checkpoint_every,
             resume: run.resume,
             evaluate: !run.no_eval,
@@ -199,6 +214,35 @@ impl TuneJob {
         let options = TuneOptions { steps, warmup, ..self.options.clone() };
         options.validate()?;
         Ok(options)
+    }
+}
+
+impl PlanJob {
+    fn new(args: PlanArgs) -> Result<Self> {
+        let options = TuneOptions { batch: args.batch, ..with_method(TuneOptions::default(), &args.method) };
+        options.validate()?;
+        Ok(PlanJob {
+            model: ModelSource::new(args.model, None)?,
+            budget: args.budget,
+            micro_batch: args.micro_batch.unwrap_or(options.batch.min(MICRO_BATCH)),
+            classes: args.classes,
+            images: args.images,
+            decode_threads: args.decode_threads,
+            options,
+        })
+    }
+}
+
+/// `options` with the method that was asked for.
+fn with_method(options: TuneOptions, method: &MethodArgs) -> TuneOptions {
+    TuneOptions {
+        guess: method.guess,
+        tangents: method.tangents,
+        prompts: method.prompts,
+        deep: method.deep,
+        insert_at: method.insert_at,
+        head: if method.head_from.is_some() { HeadKind::Adapter } else { method.head },
+        ..options
     }
 }
 

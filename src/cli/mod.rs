@@ -8,6 +8,7 @@ mod memory;
 mod output;
 mod run_eval;
 mod run_inspect;
+mod run_plan;
 mod run_predict;
 mod run_selftest;
 mod run_tune;
@@ -18,7 +19,7 @@ mod tune_args;
 
 use args::{Cli, Global};
 use clap::{CommandFactory, Parser};
-use foretune::{Error, Result};
+use foretune::{Error, Result, model};
 use job::Job;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -70,6 +71,8 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),
         Job::Verify(source) => run_verify::run(&source, global),
         Job::Selftest(job) => run_selftest::run(&job, global),
+        Job::Plan(job) => run_plan::run(&job, global).map(|()| true),
+        Job::Synth(args) => model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed).map(|()| true),
         Job::Demo(_) => todo!(),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.

@@ -10,6 +10,7 @@ mod position;
 mod preprocessing;
 mod prompts;
 mod spec;
+mod synth;
 mod timm;
 mod transformers;
 
@@ -17,3 +18,4 @@ pub use head::Head;
 pub use load::{Family, LoadOptions, Model};
 pub use prompts::PromptLayout;
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};
+pub use synth::{SynthArch, SynthDtype, SynthNames, synthesise};

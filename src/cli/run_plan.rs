@@ -1,0 +1,56 @@
+//! `foretune plan`: where a run's bytes go.
+
+use super::args::Global;
+use super::job::PlanJob;
+use super::table::Table;
+use super::{load, output};
+use foretune::Result;
+use foretune::memory::{Budget, Plan, Planned};
+use foretune::model::Model;
+use foretune::tune::{GuessKind, TuneOptions};
+use serde_json::json;
+
+/// Bytes of a path and its entry in the list of photos: CUB's are about this long.
+const LISTED: u64 = 300;
+
+pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
+    let model = Model::open(&job.model.path, &job.model.options)?;
+    let planned = |options| Planned {
+        model: &model,
+        options,
+        classes: job.classes,
+        photos: job.images,
+        listing: job.images as u64 * LISTED,
+        wishes: load::wishes(job.micro_batch, job.decode_threads, global),
+    };
+    let plan = Plan::new(planned(&job.options), job.budget)?;
+    let exact = TuneOptions { guess: GuessKind::Backprop, ..job.options.clone() };
+    let wishes = load::wishes(plan.micro_batch, job.decode_threads, global);
+    let oracle = Plan::new(Planned { wishes, ..planned(&exact) }, None)?;
+    if global.json {
+        return output::json(&json!({
+            "event": "plan",
+            "budget": job.budget.map(|budget| budget.0),
+            "total": plan.total(),
+            "micro_batch": plan.micro_batch,
+            "tangents_per_pass": plan.tangents_per_pass,
+            "decode_threads": plan.decode.threads,
+            "decode_ahead": plan.decode.ahead,
+            "decode_limit": plan.decode.limit,
+            "lines": plan.lines,
+            "exact_gradient": {"total": oracle.total(), "micro_batch": oracle.micro_batch, "lines": oracle.lines},
+        }));
+    }
+    let mut table = Table::new(["memory", &job.options.guess.to_string(), "exact gradient"]);
+    for (line, exact) in plan.lines.iter().zip(&oracle.lines) {
+        table.row([line.name.into(), Budget(line.bytes).to_string(), Budget(exact.bytes).to_string()]);
+    }
+    table.row(["total".into(), Budget(plan.total()).to_string(), Budget(oracle.total()).to_string()]);
+    output::line(&table.render())?;
+    let Plan { micro_batch, tangents_per_pass, decode, .. } = &plan;
+    output::line(&format!(
+        "{micro_batch} images and {tangents_per_pass} tangents a pass; {} threads decode up to {} images ahead",
+        decode.threads, decode.ahead
+    ))?;
+    output::line(&format!("total {} bytes", plan.total()))
+}
