@@ -9,10 +9,12 @@
 //!
 //! with every step over primal and tangent rows at once, on the rows that matter ([`layout`]).
 
+mod flops;
 mod layout;
 mod vjp;
 mod weights;
 
+pub use flops::Flops;
 pub use vjp::HeadGradient;
 pub use weights::{Block, Weights, weight_bytes};
 
