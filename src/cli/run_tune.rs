@@ -44,14 +44,8 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
         wishes: load::wishes(job.micro_batch, job.data.decode_threads, global),
     };
     let plan = Plan::new(planned, job.budget)?;
-    let resources = Resources {
-        micro_batch: plan.micro_batch,
-        tangents_per_pass: plan.tangents_per_pass,
-        keep: plan.keep,
-        decode: plan.decode,
-        saving: Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every },
-        resume: job.resume,
-    };
+    let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
+    let resources = Resources::of_plan(&plan, saving, job.resume);
     let native = engine::cpu(&model, global.threads.unwrap_or(0))?;
     interrupt::install()?;
     let mut screen = Screen::new(global);

@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::data::{Dataset, Split};
 use crate::encoder::Encoder;
 use crate::engine::{Engine, Native};
+use crate::memory::Plan;
 use crate::model::{Head, Model, PromptLayout};
 use crate::{Error, Result};
 use ndarray::Array3;
@@ -30,6 +31,14 @@ pub struct Resources {
     pub saving: Saving,
     /// Continue from the checkpoint in `saving` when there is one.
     pub resume: bool,
+}
+
+impl Resources {
+    /// What `plan` allows.
+    pub fn of_plan(plan: &Plan, saving: Saving, resume: bool) -> Self {
+        let Plan { micro_batch, tangents_per_pass, keep, decode, .. } = *plan;
+        Resources { micro_batch, tangents_per_pass, keep, decode, saving, resume }
+    }
 }
 
 /// Which scores a run is reported with.
