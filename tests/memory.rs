@@ -7,6 +7,7 @@ use foretune::tune::{Event, Job, Observer, Resources, Saving, TuneOptions};
 use foretune::{Error, engine};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Counts live bytes, their peak, and allocations.
@@ -32,6 +33,9 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// The counters are the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Silent;
 impl Observer for Silent {
@@ -89,6 +93,7 @@ const WISHES: Wishes = Wishes { micro_batch: 1, threads: 2, decode_threads: 1 };
 
 #[test]
 fn a_plan_is_a_ceiling() {
+    let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let (data, model) = (folder.path().join("data"), folder.path().join("base"));
     photos(&data);
@@ -126,6 +131,7 @@ fn a_plan_is_a_ceiling() {
 
 #[test]
 fn memory_grows_with_the_batch_by_its_labels_and_derivatives_only() {
+    let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let (data, model) = (folder.path().join("data"), folder.path().join("tiny"));
     photos(&data);
