@@ -513,9 +513,7 @@ fn check(options: &TuneOptions, spec: &ModelSpec, train: &[usize]) -> Result<()>
     if options.batch == 0 || options.batch > 1 << 20 {
         return fail(format!("--batch {}: give 1..=1048576", options.batch));
     }
-    let forward_only =
-        matches!(options.guess, GuessKind::WeightTranspose | GuessKind::Directional | GuessKind::Activation);
-    if forward_only && !(1..=1 << 10).contains(&options.tangents) {
+    if options.guess.is_forward_only() && !(1..=1 << 10).contains(&options.tangents) {
         return fail(format!("--tangents {}: a forward-only guess needs 1..=1024", options.tangents));
     }
     if options.guess != GuessKind::None && options.prompts == 0 {
