@@ -28,6 +28,13 @@ pub struct Resources {
     pub resume: bool,
 }
 
+impl Default for Resources {
+    /// 16 examples a pass, one decoding thread, nothing saved on the way.
+    fn default() -> Self {
+        Resources { micro_batch: 16, decode_threads: 1, saving: Saving::default(), resume: false }
+    }
+}
+
 /// Which scores a run is reported with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compare {
