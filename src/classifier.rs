@@ -77,14 +77,14 @@ impl Classifier {
     /// model's preprocessing. `engine` runs this model with this [`layout`](Self::layout).
     ///
     /// # Errors
-    /// [`Error::Shape`] when `images` are not a whole number of images, or more than the engine takes; the engine's own.
+    /// [`Error::Shape`] when `images` are not a whole number of images, none, or more than the engine takes; the engine's own.
     pub fn logits(&self, engine: &mut dyn Engine, images: &[f32]) -> Result<Array2<f32>> {
         let (pixels, width, classes) = (self.model.preprocess.image_len(), self.head.width(), self.head.classes());
         let (count, most) = (images.len() / pixels, engine.most_examples());
-        if !images.len().is_multiple_of(pixels) || count > most {
+        if !images.len().is_multiple_of(pixels) || !(1..=most).contains(&count) {
             return Err(Error::Shape {
                 what: "images to classify",
-                expected: format!("up to {most} images of {pixels} values"),
+                expected: format!("1 to {most} images of {pixels} values"),
                 found: format!("{} values", images.len()),
             });
         }
