@@ -21,8 +21,8 @@ use std::path::PathBuf;
                   foretune tune --model vit --data CUB_200_2011 --format cub --out birds.safetensors\n  \
                   foretune predict --model vit --adapter birds.safetensors photo.jpg\n\n\
                   Exit codes: 0 done, 1 something failed, 2 the command line was wrong.\n\
-                  RUST_LOG=info (or debug) shows what the library does; FORETUNE_ISA=scalar, avx2, avx512 or neon forces\n\
-                  an instruction set."
+                  RUST_LOG=info (or debug) shows what the library does.\n\
+                  FORETUNE_ISA=scalar, avx2, avx512 or neon forces an instruction set."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
