@@ -128,7 +128,10 @@ impl Classifier {
 }
 
 /// The checkpoint's own classifier.
-fn own_head(model: &Model) -> Result<Head> {
+///
+/// # Errors
+/// [`Error::Options`] when it has none; those of [`Model::head`].
+pub fn own_head(model: &Model) -> Result<Head> {
     model.head()?.ok_or_else(|| {
         let path = model.path.display();
         Error::Options(format!("{path}: this checkpoint has no classifier; give --adapter"))
