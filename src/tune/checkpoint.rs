@@ -62,6 +62,8 @@ pub struct TrainState {
     pub head_optimizer: OptimizerState,
     /// Best so far, if the validation split has been scored.
     pub best: Option<Best>,
+    /// Complete steps when the validation split was last scored.
+    pub scored: Option<u64>,
     /// Steps skipped because something was not finite.
     pub skipped: u64,
     /// Of these, how many in a row up to now.
@@ -78,6 +80,7 @@ struct Document {
     prompt_optimizer: Vec<String>,
     head_optimizer: Vec<String>,
     best: Option<BestDocument>,
+    scored: Option<u64>,
     skipped: u64,
     consecutive_skips: u64,
 }
@@ -132,6 +135,7 @@ impl TrainState {
             head: read_head(&file, document.head, "head")?,
             head_optimizer: read_state(&file, &document.head_optimizer, "head_optimizer")?,
             best,
+            scored: document.scored,
             skipped: document.skipped,
             consecutive_skips: document.consecutive_skips,
         })
@@ -163,6 +167,7 @@ impl TrainState {
                 examples: best.score.examples,
                 head: HeadTag::of(best.head.as_ref()),
             }),
+            scored: self.scored,
             skipped: self.skipped,
             consecutive_skips: self.consecutive_skips,
         };
@@ -295,6 +300,7 @@ mod tests {
                 prompts: Array3::zeros((1, 2, 3)),
                 head,
             }),
+            scored: Some(5),
             skipped: 1,
             consecutive_skips: 0,
         }

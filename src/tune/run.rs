@@ -119,29 +119,47 @@ where
             Some(best) => (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score)),
             None => (state.prompts.clone(), state.head.clone(), state.step, None),
         };
-        let test = self.dataset.items_of(Split::Test);
-        let mut scores = Scores::default();
-        if compare.test && !test.is_empty() {
-            let classifier = head.clone().map_or_else(|| self.pretrained(), Ok)?;
-            let values = prompts.as_slice().expect("row-major");
-            scores.tuned = Some(score(&mut engine, &photos, &test, values, &classifier, "test", observer)?);
-            let prompt_free = prompts.is_empty();
-            scores.frozen = match self.options.head {
-                _ if prompt_free => scores.tuned,
-                _ if !compare.baseline => None,
-                HeadKind::Linear => self.other(GuessKind::None, &photos, &test, observer)?,
-                _ => Some(score(&mut engine, &photos, &test, &[], &classifier, "frozen baseline", observer)?),
-            };
-            if compare.oracle {
-                scores.oracle = match self.options.guess {
-                    GuessKind::Backprop => scores.tuned,
-                    GuessKind::None => None,
-                    _ => self.other(GuessKind::Backprop, &photos, &test, observer)?,
-                };
-            }
-        }
+        let scores = self.scores(&compare, &mut engine, &photos, (&prompts, head.as_ref()), observer);
+        let scores = scores.map_err(|error| match error {
+            Error::Interrupted { .. } => Error::Interrupted { step: state.step },
+            error => error,
+        })?;
         let adapter = self.adapter(prompts, head, step)?;
         Ok(Outcome { adapter, scores, validation, images_per_second, skipped: state.skipped })
+    }
+
+    /// Test scores of the tuned `prompts` and head, and of what stands beside them.
+    fn scores(
+        &self,
+        compare: &Compare,
+        engine: &mut Encoder<B>,
+        photos: &Photos,
+        (prompts, head): (&Array3<f32>, Option<&Head>),
+        observer: &mut dyn Observer,
+    ) -> Result<Scores> {
+        let test = self.dataset.items_of(Split::Test);
+        let mut scores = Scores::default();
+        if !compare.test || test.is_empty() {
+            return Ok(scores);
+        }
+        let classifier = head.cloned().map_or_else(|| self.pretrained(), Ok)?;
+        let values = prompts.as_slice().expect("row-major");
+        scores.tuned = Some(score(engine, photos, &test, values, &classifier, "test", observer)?);
+        let prompt_free = prompts.is_empty();
+        scores.frozen = match self.options.head {
+            _ if prompt_free => scores.tuned,
+            _ if !compare.baseline => None,
+            HeadKind::Linear => self.other(GuessKind::None, photos, &test, observer)?,
+            _ => Some(score(engine, photos, &test, &[], &classifier, "frozen baseline", observer)?),
+        };
+        if compare.oracle {
+            scores.oracle = match self.options.guess {
+                GuessKind::Backprop => scores.tuned,
+                GuessKind::None => None,
+                _ => self.other(GuessKind::Backprop, photos, &test, observer)?,
+            };
+        }
+        Ok(scores)
     }
 
     fn photos(&self) -> Photos {
