@@ -13,7 +13,6 @@ use foretune::model::LoadOptions;
 use foretune::tune::{AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -236,12 +235,13 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
         peak_mb: 0.0,
         failure: None,
     };
-    match job.run(Compare { test: true, ..Compare::default() }, &mut Silent) {
-        Ok(done) => {
-            let tuned = done.scores.tuned.ok_or("the data set has no test split to score")?;
-            outcome.validation = done.validation.map_or(0.0, |score| score.accuracy);
-            (outcome.test, outcome.test_loss) = (tuned.accuracy, tuned.loss);
-            outcome.images_per_second = done.images_per_second;
+    match job.train(&mut Silent) {
+        Ok(trained) => {
+            outcome.images_per_second = trained.images_per_second;
+            let scores = job.scores(&trained, Compare { test: true, ..Compare::default() }, &mut Silent)?;
+            let test = scores.tuned.test.ok_or("the data set has no test split to score")?;
+            outcome.validation = trained.validation.map_or(0.0, |score| score.accuracy);
+            (outcome.test, outcome.test_loss) = (test.accuracy, test.loss);
         }
         Err(error @ foretune::Error::Diverged(_)) => outcome.failure = Some(error.to_string()),
         Err(error) => return Err(error.into()),
@@ -266,41 +266,49 @@ fn read(path: &PathBuf) -> Result<Vec<Outcome>, Failure> {
     }
 }
 
-/// Per data set, head, ℓ and gradient source: the learning rate that validated best, and its test accuracy.
+/// Per data set, head, ℓ and gradient source: the learning rate that validated best, and its test scores.
 fn print_table(args: &Args) -> Result<(), Failure> {
-    let mut groups: BTreeMap<(String, String, Option<usize>, usize), Vec<Outcome>> = BTreeMap::new();
+    type Key = (String, String, Option<usize>, GuessKind);
+    let key = |cell: &Cell| -> Result<Key, Failure> {
+        Ok((cell.data.clone(), name(&cell.head)?, cell.insert_at, cell.guess))
+    };
+    let mut groups: Vec<(Key, Vec<Outcome>)> = Vec::new();
     for path in &args.results {
         for outcome in read(path)? {
-            let order = match outcome.cell.guess {
-                GuessKind::None => 0,
-                GuessKind::Directional => 1,
-                GuessKind::Activation => 2,
-                GuessKind::WeightTranspose => 3,
-                GuessKind::Backprop => 4,
-            };
-            let key = (outcome.cell.data.clone(), name(&outcome.cell.head)?, outcome.cell.insert_at, order);
-            groups.entry(key).or_default().push(outcome);
+            let key = key(&outcome.cell)?;
+            match groups.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, runs)) => runs.push(outcome),
+                None => groups.push((key, vec![outcome])),
+            }
         }
     }
-    println!("| data | head | ℓ | gradient | lr | validation | **test** | test by lr | images/s | peak MB |");
-    println!("|---|---|---|---|---|---|---|---|---|---|");
-    for ((data, head, insert_at, _), mut runs) in groups {
+    let speeds = args.speed.as_ref().map(read).transpose()?;
+    println!(
+        "| data | head | ℓ | gradient | lr | validation | **test** | test loss | test by lr | images/s | peak MB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    for ((data, head, insert_at, guess), mut runs) in groups {
         runs.sort_by(|a, b| a.cell.lr.total_cmp(&b.cell.lr));
-        let Some(best) = runs.iter().max_by(|a, b| a.validation.total_cmp(&b.validation)) else { continue };
-        let guess = match best.cell.guess {
-            GuessKind::None => "frozen head only".to_owned(),
-            _ => name(&best.cell.guess)?,
+        let finished = runs.iter().filter(|run| run.failure.is_none());
+        let best = finished.max_by(|a, b| a.validation.total_cmp(&b.validation));
+        let tuned = guess != GuessKind::None;
+        let by_lr = runs.iter().map(|r| percent(r.failure.is_none().then_some(r.test))).collect::<Vec<_>>().join(" / ");
+        let same = |other: &&Outcome| {
+            let cell = &other.cell;
+            (cell.insert_at, cell.guess) == (insert_at, guess) && name(&cell.head).is_ok_and(|name| name == head)
         };
-        let by_lr: Vec<String> = runs.iter().map(|r| percent(r.failure.is_none().then_some(r.test))).collect();
+        let timed = speeds.as_ref().map_or(best, |speeds| speeds.iter().find(same));
         println!(
-            "| {data} | {head} | {} | {guess} | {} | {} | **{}** | {} | {} | {:.0} |",
+            "| {data} | {head} | {} | {} | {} | {} | **{}** | {} | {} | {} | {} |",
             insert_at.map_or("–".to_owned(), |l| l.to_string()),
-            if best.cell.guess == GuessKind::None { "–".to_owned() } else { best.cell.lr.to_string() },
-            percent(Some(best.validation)),
-            percent(Some(best.test)),
-            by_lr.join(" / "),
-            if best.images_per_second > 0.0 { format!("{:.0}", best.images_per_second) } else { "–".to_owned() },
-            runs.iter().map(|r| r.peak_mb).fold(0.0, f64::max),
+            if tuned { guess.to_string() } else { "frozen, head only".to_owned() },
+            best.filter(|_| tuned).map_or("–".to_owned(), |best| best.cell.lr.to_string()),
+            percent(best.map(|best| best.validation)),
+            percent(best.map(|best| best.test)),
+            best.map_or("–".to_owned(), |best| format!("{:.3}", best.test_loss)),
+            if tuned { by_lr } else { "–".to_owned() },
+            timed.filter(|t| t.images_per_second > 0.0).map_or("–".into(), |t| format!("{:.0}", t.images_per_second)),
+            timed.map_or("–".to_owned(), |t| format!("{:.0}", t.peak_mb)),
         );
     }
     Ok(())

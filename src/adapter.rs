@@ -3,7 +3,7 @@
 use crate::container::{self, Format};
 use crate::data::Preprocess;
 use crate::files::write_atomic;
-use crate::model::{Head, ModelSpec, Pooling};
+use crate::model::{Head, ModelSpec, Pooling, PromptLayout};
 use crate::tune::GuessKind;
 use crate::{Error, Result};
 use ndarray::{Array1, Array3};
@@ -100,6 +100,20 @@ impl HeadTag {
 }
 
 impl Adapter {
+    /// Where its prompts enter.
+    pub fn layout(&self) -> PromptLayout {
+        match self.prompts.is_empty() {
+            true => PromptLayout::NONE,
+            false => PromptLayout { prompts: self.prompts.dim().1, deep: self.deep, insert_at: self.insert_at },
+        }
+    }
+
+    /// The same head on the frozen model.
+    pub fn without_prompts(&self) -> Adapter {
+        let prompts = Array3::zeros((0, 0, self.prompts.dim().2));
+        Adapter { prompts, deep: false, insert_at: 0, ..self.clone() }
+    }
+
     /// Reads an adapter.
     ///
     /// # Errors

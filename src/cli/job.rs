@@ -61,6 +61,7 @@ pub(super) struct TuneJob {
     pub(super) checkpoint_every: u64,
     pub(super) resume: bool,
     pub(super) evaluate: bool,
+    pub(super) oracle: bool,
 }
 
 #[derive(Debug)]
@@ -176,6 +177,7 @@ impl TuneJob {
             checkpoint_every: run.checkpoint_every,
             resume: run.resume,
             evaluate: !run.no_eval,
+            oracle: run.oracle,
             options,
         })
     }

@@ -46,12 +46,8 @@ impl Classifier {
             }
         };
         adapter.check(path, &model.spec, &model.fingerprint())?;
+        let layout = adapter.layout();
         model.preprocess = adapter.preprocess;
-        let (_, prompts, _) = adapter.prompts.dim();
-        let layout = match adapter.prompts.is_empty() {
-            true => PromptLayout::NONE,
-            false => PromptLayout { prompts, deep: adapter.deep, insert_at: adapter.insert_at },
-        };
         let head = match adapter.head {
             Some(head) => head,
             None => own_head(&model)?,

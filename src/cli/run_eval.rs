@@ -8,7 +8,7 @@ use super::table::Table;
 use super::{memory, output};
 use foretune::data::Split;
 use foretune::engine;
-use foretune::tune::{Photos, score};
+use foretune::tune::{Photos, Score, score};
 use foretune::{Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -33,33 +33,53 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         seed: 0,
     };
     let mut screen = Screen::new(global);
-    let started = Instant::now();
-    let scored = score(&mut engine, &photos, &indices, &classifier.prompts, &classifier.head, name, &mut screen);
-    let rate = indices.len() as f64 / started.elapsed().as_secs_f64();
+    let mut run = |prompts: &[f32], name| {
+        let started = Instant::now();
+        let scored = score(&mut engine, &photos, &indices, prompts, &classifier.head, name, &mut screen)?;
+        Ok((scored, indices.len() as f64 / started.elapsed().as_secs_f64()))
+    };
+    // What the same head makes of the frozen model tells what the prompts are worth.
+    let both = run(&classifier.prompts, name).and_then(|scored| {
+        let frozen = if classifier.prompts.is_empty() { None } else { Some(run(&[], "frozen")?) };
+        Ok((scored, frozen))
+    });
     screen.finish()?;
-    let scored = scored.map_err(|error| load::all_unreadable(error, &dataset))?;
+    let (scored, frozen) = both.map_err(|error| load::all_unreadable(error, &dataset))?;
+    report(name, scored, frozen, global)
+}
+
+fn report(split: &str, (scored, rate): (Score, f64), frozen: Option<(Score, f64)>, global: &Global) -> Result<()> {
     let peak = memory::peak();
     if global.json {
         return output::json(&json!({
             "event": "result",
-            "split": name,
+            "split": split,
             "accuracy": scored.accuracy,
             "loss": scored.loss,
             "examples": scored.examples,
+            "frozen": frozen.map(|(frozen, _)| frozen),
             "images_per_second": rate,
             "peak_memory_bytes": peak,
         }));
     }
-    let mut table = Table::new(["split", "accuracy", "loss", "images", "img/s", "peak memory"]);
-    table.row([
-        name.into(),
-        format!("{:.2} %", scored.accuracy * 100.0),
-        format!("{:.4}", scored.loss),
-        scored.examples.to_string(),
-        format!("{rate:.1}"),
-        peak.map_or("–".into(), |bytes| HumanBytes(bytes).to_string()),
-    ]);
-    output::line(&table.render())
+    let mut table = Table::new(["split", "model", "accuracy", "loss", "images", "img/s"]);
+    let mut row = |model: &str, (score, rate): (Score, f64)| {
+        let Score { accuracy, loss, examples } = score;
+        let [accuracy, loss] = [format!("{:.2} %", accuracy * 100.0), format!("{loss:.4}")];
+        table.row([split.into(), model.into(), accuracy, loss, examples.to_string(), format!("{rate:.1}")]);
+    };
+    match frozen {
+        Some(frozen) => {
+            row("frozen, head only", frozen);
+            row("with the adapter's prompts", (scored, rate));
+        }
+        None => row("frozen, head only", (scored, rate)),
+    }
+    output::line(&table.render())?;
+    match peak {
+        Some(bytes) => output::line(&format!("peak memory {}", HumanBytes(bytes))),
+        None => Ok(()),
+    }
 }
 
 fn split_name(split: Split) -> &'static str {

@@ -9,7 +9,7 @@ use foretune::adapter::{Adapter, is_adapter};
 use foretune::data::{Dataset, Split};
 use foretune::engine;
 use foretune::model::{Head, Model};
-use foretune::tune::{Compare, Job, Outcome, Resources, Saving, Score};
+use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained};
 use foretune::{Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -51,11 +51,15 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
         resources: &resources,
         head_from: head_from.as_ref(),
     };
-    let outcome = run.run(Compare { test: job.evaluate, ..Compare::default() }, &mut screen);
+    let done = run.train(&mut screen).and_then(|trained| {
+        // Saved before it is compared, which may take longer than the run.
+        trained.adapter.save(&job.out)?;
+        let compare = Compare { test: job.evaluate, frozen: job.evaluate, oracle: job.oracle };
+        run.scores(&trained, compare, &mut screen).map(|scores| (trained, scores))
+    });
     screen.finish()?;
-    let outcome = outcome.map_err(|error| load::all_unreadable(error, &dataset))?;
-    outcome.adapter.save(&job.out)?;
-    report(&outcome, &job.out, global)
+    let (trained, scores) = done.map_err(|error| load::all_unreadable(error, &dataset))?;
+    report(&trained, &scores, &job.out, global)
 }
 
 /// The head stored in the adapter at `path`, if it belongs to this model and these classes.
@@ -88,16 +92,15 @@ fn check_writable(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn report(outcome: &Outcome, out: &Path, global: &Global) -> Result<()> {
-    let Outcome { adapter, scores, validation, images_per_second, skipped } = outcome;
+fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Result<()> {
+    let Trained { adapter, images_per_second, skipped, .. } = trained;
     let peak = memory::peak();
     if global.json {
         return output::json(&json!({
             "event": "result",
             "adapter": out,
             "step": adapter.step,
-            "test": {"frozen": scores.frozen, "tuned": scores.tuned},
-            "validation": validation,
+            "scores": scores,
             "images_per_second": images_per_second,
             "skipped_steps": skipped,
             "peak_memory_bytes": peak,
@@ -106,17 +109,25 @@ fn report(outcome: &Outcome, out: &Path, global: &Global) -> Result<()> {
     if global.quiet {
         return Ok(());
     }
+    let tuned = format!("tuned ({})", adapter.guess);
+    let models = [
+        ("frozen, head only", scores.frozen),
+        (tuned.as_str(), Some(scores.tuned)),
+        ("tuned (exact gradient)", scores.oracle),
+    ];
     let mut table = Table::new(["split", "model", "accuracy", "loss", "images"]);
-    let mut row = |split: &str, model: &str, score: &Option<Score>| {
-        if let Some(Score { accuracy, loss, examples }) = score {
-            let accuracy = format!("{:.2} %", accuracy * 100.0);
-            table.row([split.into(), model.into(), accuracy, format!("{loss:.4}"), examples.to_string()]);
+    for (split, of) in [("validation", (|s| s.validation) as fn(Splits) -> Option<Score>), ("test", |s| s.test)] {
+        for (model, splits) in models {
+            if let Some(Score { accuracy, loss, examples }) = splits.and_then(of) {
+                let accuracy = format!("{:.2} %", accuracy * 100.0);
+                table.row([split.into(), model.into(), accuracy, format!("{loss:.4}"), examples.to_string()]);
+            }
         }
-    };
-    row("validation", "tuned", validation);
-    row("test", "frozen", &scores.frozen);
-    row("test", "tuned", &scores.tuned);
+    }
     output::line(&table.render())?;
+    if scores.oracle.is_none() && adapter.guess.is_forward_only() {
+        output::line("(--oracle also tunes by the exact gradient, for comparison)")?;
+    }
     let skips = if *skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
     let peak = peak.map_or(String::new(), |bytes| format!(", peak memory {}", HumanBytes(bytes)));
     output::line(&format!("{images_per_second:.1} img/s{peak}{skips}"))?;

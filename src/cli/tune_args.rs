@@ -137,7 +137,12 @@ pub(super) struct RunArgs {
     /// Continue from the checkpoint, if there is one
     #[arg(long)]
     pub(super) resume: bool,
-    /// Do not score the test images before and after tuning
+    /// Do not score the test images, nor the frozen model beside the tuned one
     #[arg(long)]
     pub(super) no_eval: bool,
+    /// Afterwards tune by the exact gradient too, under the same data order, and print its scores beside the others
+    ///
+    /// It needs about four times the memory, and shows what the guess leaves unlearned.
+    #[arg(long)]
+    pub(super) oracle: bool,
 }

@@ -94,6 +94,7 @@ impl Geometry {
 }
 
 /// Tokens the head input is pooled from, ascending, and its groups of them.
+#[expect(clippy::single_range_in_vec_init, reason = "one group of tokens is meant")]
 fn pooled_tokens(spec: &ModelSpec, prompts: usize) -> (Vec<u32>, Vec<Range<usize>>) {
     let tokens = spec.tokens(prompts);
     let patches = (tokens - spec.patches()) as u32..tokens as u32;

@@ -19,6 +19,19 @@ pub enum GuessKind {
     None,
 }
 
+impl GuessKind {
+    /// Whether the gradient is guessed and scaled by derivatives of the forward pass.
+    pub fn is_forward_only(self) -> bool {
+        matches!(self, GuessKind::WeightTranspose | GuessKind::Directional | GuessKind::Activation)
+    }
+}
+
+impl std::fmt::Display for GuessKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Which head is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -28,36 +28,43 @@ pub struct Resources {
     pub resume: bool,
 }
 
-/// What stands beside the tuned score.
+/// Which scores a run is reported with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compare {
-    /// Score the test split at all.
+    /// Score the test split, not only the validation split.
     pub test: bool,
-    /// Score the frozen model with the same head: one scoring, or a run of the head alone where the head is trained.
-    pub baseline: bool,
-    /// Run the exact gradient under the same data order.
+    /// Score the frozen model with the same head: one pass, or a run of the head alone where the head is trained.
+    pub frozen: bool,
+    /// Tune by the exact gradient under the same data order and score that.
     pub oracle: bool,
 }
 
-/// A finished run's test scores; `None` where it was not asked for or the set has no test split.
+/// Scores of one set of prompts and head; `None` where there is no such split or it was not asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Scores {
-    /// Head only, no prompts.
-    pub frozen: Option<Score>,
-    /// With the tuned prompts.
-    pub tuned: Option<Score>,
-    /// Prompts tuned by the exact gradient.
-    pub oracle: Option<Score>,
+pub struct Splits {
+    /// Validation split.
+    pub validation: Option<Score>,
+    /// Test split.
+    pub test: Option<Score>,
 }
 
-/// What a run produced.
+/// The tuned prompts' scores beside those that tell what the prompts are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// Head only, no prompts.
+    pub frozen: Option<Splits>,
+    /// With the tuned prompts.
+    pub tuned: Splits,
+    /// With prompts tuned by the exact gradient.
+    pub oracle: Option<Splits>,
+}
+
+/// What training produced.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Trained {
     /// The adapter, not yet saved.
     pub adapter: Adapter,
-    /// Test scores.
-    pub scores: Scores,
-    /// Best validation score, if a validation split was scored.
+    /// Its validation score, if there is a validation split.
     pub validation: Option<Score>,
     /// Training images per second.
     pub images_per_second: f64,
@@ -105,61 +112,104 @@ where
     B::Vector: Send + Sync,
     Encoder<B>: Engine,
 {
-    /// Trains, then scores the test split. Errors: bad options, unreadable photos, the engine's own, divergence, or
-    /// interruption after the last complete step was saved.
-    pub fn run(&self, compare: Compare, observer: &mut dyn Observer) -> Result<Outcome> {
-        let photos = self.photos();
-        let mut engine = self.engine(self.options)?;
-        let mut tuner = self.tuner(&mut engine, self.options, self.resources.saving.clone(), observer)?;
-        let state = tuner.run(observer)?.clone();
-        let images_per_second = tuner.images_per_second();
-        drop(tuner);
-
-        let (prompts, head, step, validation) = match &state.best {
-            Some(best) => (best.prompts.clone(), best.head.clone().or(state.head.clone()), best.step, Some(best.score)),
-            None => (state.prompts.clone(), state.head.clone(), state.step, None),
-        };
-        let scores = self.scores(&compare, &mut engine, &photos, (&prompts, head.as_ref()), observer);
-        let scores = scores.map_err(|error| match error {
-            Error::Interrupted { .. } => Error::Interrupted { step: state.step },
-            error => error,
-        })?;
-        let adapter = self.adapter(prompts, head, step)?;
-        Ok(Outcome { adapter, scores, validation, images_per_second, skipped: state.skipped })
+    /// Trains. Errors: bad options, unreadable photos, the engine's own, divergence, or interruption after the last
+    /// complete step was saved.
+    pub fn train(&self, observer: &mut dyn Observer) -> Result<Trained> {
+        self.train_with(self.options, self.resources.saving.clone(), observer)
     }
 
-    /// Test scores of the tuned `prompts` and head, and of what stands beside them.
-    fn scores(
-        &self,
-        compare: &Compare,
-        engine: &mut Encoder<B>,
-        photos: &Photos,
-        (prompts, head): (&Array3<f32>, Option<&Head>),
-        observer: &mut dyn Observer,
-    ) -> Result<Scores> {
-        let test = self.dataset.items_of(Split::Test);
-        let mut scores = Scores::default();
-        if !compare.test || test.is_empty() {
-            return Ok(scores);
-        }
-        let classifier = head.cloned().map_or_else(|| self.pretrained(), Ok)?;
-        let values = prompts.as_slice().expect("row-major");
-        scores.tuned = Some(score(engine, photos, &test, values, &classifier, "test", observer)?);
-        let prompt_free = prompts.is_empty();
-        scores.frozen = match self.options.head {
-            _ if prompt_free => scores.tuned,
-            _ if !compare.baseline => None,
-            HeadKind::Linear => self.other(GuessKind::None, photos, &test, observer)?,
-            _ => Some(score(engine, photos, &test, &[], &classifier, "frozen baseline", observer)?),
+    /// Scores what [`Job::train`] produced, and what it is to be compared with. Errors: as [`Job::train`].
+    pub fn scores(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
+        self.compare(trained, compare, observer).map_err(|error| match error {
+            // Whatever was being scored: the run itself is complete.
+            Error::Interrupted { .. } => Error::Interrupted { step: self.options.steps },
+            error => error,
+        })
+    }
+
+    fn compare(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
+        let tuned = self.splits(trained, compare, "test", observer)?;
+        let prompts_are_absent = trained.adapter.prompts.is_empty();
+        let frozen = match self.options.head {
+            _ if !compare.frozen => None,
+            _ if prompts_are_absent => Some(tuned),
+            HeadKind::Linear => Some(self.other(GuessKind::None, compare, "test, frozen", observer)?),
+            _ => {
+                let adapter = trained.adapter.without_prompts();
+                let val = self.dataset.items_of(Split::Val);
+                let validation = self.score(&adapter, &val, "validation, frozen", observer)?;
+                Some(self.splits(&Trained { adapter, validation, ..*trained }, compare, "test, frozen", observer)?)
+            }
         };
-        if compare.oracle {
-            scores.oracle = match self.options.guess {
-                GuessKind::Backprop => scores.tuned,
-                GuessKind::None => None,
-                _ => self.other(GuessKind::Backprop, photos, &test, observer)?,
-            };
+        let oracle = match self.options.guess {
+            _ if !compare.oracle => None,
+            GuessKind::None => None,
+            GuessKind::Backprop => Some(tuned),
+            _ => Some(self.other(GuessKind::Backprop, compare, "test, exact gradient", observer)?),
+        };
+        Ok(Scores { frozen, tuned, oracle })
+    }
+
+    fn train_with(&self, options: &TuneOptions, saving: Saving, observer: &mut dyn Observer) -> Result<Trained> {
+        let tangents = match options.guess {
+            GuessKind::Backprop | GuessKind::None => 0,
+            _ => options.tangents,
+        };
+        let mut engine = self.native.engine(layout(options), self.micro_batch(), tangents)?;
+        let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
+        let state = tuner.run(observer)?.clone();
+        let images_per_second = tuner.images_per_second();
+        let (prompts, head, step, validation) = match state.best {
+            Some(best) => (best.prompts, best.head.or(state.head), best.step, Some(best.score)),
+            None => (state.prompts, state.head, state.step, None),
+        };
+        let adapter = self.adapter(options, prompts, head, step);
+        Ok(Trained { adapter, validation, images_per_second, skipped: state.skipped })
+    }
+
+    /// Scores of the same run with another gradient source: the baseline or the oracle.
+    fn other(
+        &self,
+        guess: GuessKind,
+        compare: Compare,
+        name: &'static str,
+        observer: &mut dyn Observer,
+    ) -> Result<Splits> {
+        let options = TuneOptions { guess, ..self.options.clone() };
+        let trained = self.train_with(&options, Saving::default(), observer)?;
+        self.splits(&trained, compare, name, observer)
+    }
+
+    fn splits(
+        &self,
+        trained: &Trained,
+        compare: Compare,
+        name: &'static str,
+        observer: &mut dyn Observer,
+    ) -> Result<Splits> {
+        let test = if compare.test { self.dataset.items_of(Split::Test) } else { Vec::new() };
+        Ok(Splits { validation: trained.validation, test: self.score(&trained.adapter, &test, name, observer)? })
+    }
+
+    /// `None` for no photos.
+    fn score(
+        &self,
+        adapter: &Adapter,
+        photos: &[usize],
+        name: &'static str,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Score>> {
+        if photos.is_empty() {
+            return Ok(None);
         }
-        Ok(scores)
+        let mut engine = self.native.engine(adapter.layout(), self.micro_batch(), 0)?;
+        let head = adapter.head.clone().map_or_else(|| self.pretrained(), Ok)?;
+        let prompts = adapter.prompts.as_slice().expect("prompts are row-major");
+        score(&mut engine, &self.photos(), photos, prompts, &head, name, observer).map(Some)
+    }
+
+    fn micro_batch(&self) -> usize {
+        self.resources.micro_batch.max(1)
     }
 
     fn photos(&self) -> Photos {
@@ -169,22 +219,6 @@ where
             decode_threads: self.resources.decode_threads,
             seed: self.options.seed,
         }
-    }
-
-    fn layout(options: &TuneOptions) -> PromptLayout {
-        match options.guess {
-            GuessKind::None => PromptLayout::NONE,
-            _ => PromptLayout { prompts: options.prompts, deep: options.deep, insert_at: options.insert_at },
-        }
-    }
-
-    fn engine(&self, options: &TuneOptions) -> Result<Encoder<B>> {
-        let tangents = match options.guess {
-            GuessKind::Backprop | GuessKind::None => 0,
-            _ => options.tangents,
-        };
-        let micro_batch = self.resources.micro_batch.max(1);
-        self.native.engine(Self::layout(options), micro_batch, tangents)
     }
 
     /// The checkpoint's own classifier, refused when the data has labels it lacks.
@@ -254,31 +288,9 @@ where
         Ok(Tuner::new(engine, photos, train, val, identity, head, pretrained)?.saving(saving))
     }
 
-    /// Test score of the same run with another gradient source: the baseline or the oracle.
-    fn other(
-        &self,
-        guess: GuessKind,
-        photos: &Photos,
-        test: &[usize],
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Score>> {
-        let options = TuneOptions { guess, ..self.options.clone() };
-        let mut engine = self.engine(&options)?;
-        let mut tuner = self.tuner(&mut engine, &options, Saving::default(), observer)?;
-        let state = tuner.run(observer)?.clone();
-        drop(tuner);
-        let (prompts, head) = match state.best {
-            Some(best) => (best.prompts, best.head.or(state.head)),
-            None => (state.prompts, state.head),
-        };
-        let head = head.map_or_else(|| self.pretrained(), Ok)?;
-        let name = if guess == GuessKind::None { "frozen baseline" } else { "oracle" };
-        score(&mut engine, photos, test, prompts.as_slice().expect("row-major"), &head, name, observer).map(Some)
-    }
-
-    fn adapter(&self, prompts: Array3<f32>, head: Option<Head>, step: u64) -> Result<Adapter> {
-        let layout = Self::layout(self.options);
-        Ok(Adapter {
+    fn adapter(&self, options: &TuneOptions, prompts: Array3<f32>, head: Option<Head>, step: u64) -> Adapter {
+        let layout = layout(options);
+        Adapter {
             prompts,
             insert_at: layout.insert_at,
             deep: layout.deep,
@@ -286,10 +298,17 @@ where
             pooling: self.model.spec.pooling,
             classes: self.dataset.classes.clone(),
             preprocess: self.model.preprocess.clone(),
-            guess: self.options.guess,
-            seed: self.options.seed,
+            guess: options.guess,
+            seed: options.seed,
             step,
             backbone: Backbone::new(&self.model.spec, &self.model.fingerprint()),
-        })
+        }
+    }
+}
+
+fn layout(options: &TuneOptions) -> PromptLayout {
+    match options.guess {
+        GuessKind::None => PromptLayout::NONE,
+        _ => PromptLayout { prompts: options.prompts, deep: options.deep, insert_at: options.insert_at },
     }
 }

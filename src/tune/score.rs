@@ -7,7 +7,10 @@ use crate::model::Head;
 use crate::ops::{head, loss};
 use crate::{Error, Result};
 
-/// Runs `each(first, head inputs [m, D], labels [m])` over photos `indices` in micro-batches, as phase `name`. Errors: a
+/// Receives head inputs `[m, D]` and labels `[m]` of a micro-batch.
+pub type HeadInputs<'a> = dyn FnMut(&[f32], &[u32]) -> Result<()> + 'a;
+
+/// Gives `each` the head inputs of photos `indices` in micro-batches, as phase `name`. Errors: a
 /// photo cannot be decoded, the engine's own, or the observer cancelled.
 pub fn for_each_head_input(
     engine: &mut dyn Engine,
@@ -16,7 +19,7 @@ pub fn for_each_head_input(
     prompts: &[f32],
     name: &'static str,
     observer: &mut dyn Observer,
-    each: &mut dyn FnMut(&[f32], &[u32]) -> Result<()>,
+    each: &mut HeadInputs,
 ) -> Result<()> {
     let most = engine.most_examples();
     let width = engine.spec().head_width();

@@ -122,6 +122,22 @@ impl<'a> Tuner<'a> {
                 found: format!("{found:?}"),
             });
         }
+        for head in [&state.head, &pretrained].into_iter().chain(state.best.as_ref().map(|best| &best.head)).flatten() {
+            let classes = photos.items.iter().map(|item| item.label as usize + 1).max().unwrap_or(0);
+            if head.width() != engine.spec().head_width() || head.classes() < classes {
+                return Err(Error::Shape {
+                    what: "head",
+                    expected: format!("at least {classes} classes, width {}", engine.spec().head_width()),
+                    found: format!("{} classes, width {}", head.classes(), head.width()),
+                });
+            }
+        }
+        if let Some(found) = state.best.as_ref().map(|best| <[usize; 3]>::from(best.prompts.dim()))
+            && found != shape
+        {
+            let (expected, found) = (format!("{shape:?}"), format!("{found:?}"));
+            return Err(Error::Shape { what: "best prompts of the training state", expected, found });
+        }
         let settings = OptimizerSettings {
             momentum: options.momentum,
             weight_decay: options.weight_decay,
@@ -551,9 +567,7 @@ fn check(options: &TuneOptions, spec: &ModelSpec, train: &[usize]) -> Result<()>
     if options.batch == 0 || options.batch > 1 << 20 {
         return fail(format!("--batch {}: give 1..=1048576", options.batch));
     }
-    let forward_only =
-        matches!(options.guess, GuessKind::WeightTranspose | GuessKind::Directional | GuessKind::Activation);
-    if forward_only && !(1..=1 << 10).contains(&options.tangents) {
+    if options.guess.is_forward_only() && !(1..=1 << 10).contains(&options.tangents) {
         return fail(format!("--tangents {}: a forward-only guess needs 1..=1024", options.tangents));
     }
     if options.guess != GuessKind::None && options.prompts == 0 {

@@ -4,7 +4,7 @@ use crate::common::{Bench, Vit, command, failure, foretune, success, text};
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::engine;
 use foretune::tune::{
-    Compare, Event, GuessKind, HeadKind, Job, Observer, Outcome, Resources, Saving, TrainState, TuneOptions,
+    Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, Scores, TrainState, Trained, TuneOptions,
 };
 use foretune::{Error, LoadOptions, Model, Result};
 use std::cell::Cell;
@@ -146,23 +146,24 @@ fn stopped_at_every_possible_point_a_run_resumes_to_the_same_bits() {
         };
         let mut dataset = Dataset::open(&bench.path("data"), Format::Folder, &OpenOptions::default()).unwrap();
         dataset.split_validation(options.val_fraction, options.seed);
-        let run = |path: &Path, resume: bool, observer: &mut StopAt| -> Result<Outcome> {
+        let run = |path: &Path, resume: bool, observer: &mut StopAt| -> Result<(Trained, Scores)> {
             let resources = Resources {
                 micro_batch: 4,
                 decode_threads: 1,
                 saving: Saving { path: Some(path.to_owned()), every: 3 },
                 resume,
             };
-            let compare = Compare { test: true, ..Compare::default() };
-            Job {
+            let job = Job {
                 model: &model,
                 native: &native,
                 dataset: &dataset,
                 options: &options,
                 resources: &resources,
                 head_from: None,
-            }
-            .run(compare, observer)
+            };
+            let trained = job.train(observer)?;
+            let scores = job.scores(&trained, Compare { test: true, ..Compare::default() }, observer)?;
+            Ok((trained, scores))
         };
         let observer = |limit| StopAt { limit, asked: Cell::new(0), phases: Vec::new() };
         let mut calm = observer(usize::MAX);
@@ -184,8 +185,8 @@ fn stopped_at_every_possible_point_a_run_resumes_to_the_same_bits() {
             }
             stopped_in.extend(stopping.phases.last().copied());
             let resumed = run(&path, true, &mut observer(usize::MAX)).unwrap();
-            assert_eq!(resumed.adapter, whole.adapter, "stopped at chance {limit} of {chances}");
-            assert_eq!((resumed.scores, resumed.validation), (whole.scores, whole.validation), "{limit}");
+            assert_eq!(resumed.0.adapter, whole.0.adapter, "stopped at chance {limit} of {chances}");
+            assert_eq!((resumed.1, resumed.0.validation), (whole.1, whole.0.validation), "{limit}");
             assert_eq!(fs::read(&path).unwrap(), fs::read(&whole_path).unwrap(), "stopped at chance {limit}");
             fs::remove_file(&path).unwrap();
         }
