@@ -201,6 +201,8 @@ fn data_sets_that_cannot_be_used() {
     fs::create_dir_all(root.join("dogs/Images")).unwrap();
     photo(&root.join("folder/a.png"), 0, 0);
     fs::create_dir_all(root.join("hollow/finch")).unwrap();
+    photo(&root.join("above/images/finch/a.png"), 0, 0);
+    photo(&root.join("above/images/gull/b.png"), 1, 0);
     put("csv/split.csv", b"path,label\n");
     put("binary.csv", &[0xFF, 0, 0xFE, b'\n']);
     put("columns.csv", b"name,colour\na.png,red\n");
@@ -217,10 +219,11 @@ fn data_sets_that_cannot_be_used() {
         ("cars", "cars", "not a MATLAB 5 file"),
         ("dogs", "dogs", "list.mat"),
         ("folder", "folder", "no folder per class"),
-        ("folder", "hollow", ""),
+        ("folder", "hollow", "none of 0 listed"),
+        ("folder", "above", "above/images instead"),
         ("csv", "csv", "no classes"),
-        ("csv", "binary.csv", ""),
-        ("csv", "columns.csv", ""),
+        ("csv", "binary.csv", "UTF-8"),
+        ("csv", "columns.csv", "label"),
         ("csv", "absent.csv", "nowhere.png"),
     ]);
     let model = bench.arg("model");
@@ -243,6 +246,26 @@ fn data_sets_that_cannot_be_used() {
     let path = arg(&root.join("tests"));
     let message = failure(&["tune", "--model", &model, "--data", &path, "--format", "folder", "--out", &out], 1);
     assert!(message.contains(&path) && message.contains("no training images"), "{message}");
+}
+
+/// `inspect` tells the layouts apart by the files that only they have, and says what a file is not.
+#[test]
+fn inspect_finds_the_format_of_a_data_set() {
+    let bench = Bench::new(1, 1);
+    let format = |name: &str| -> String {
+        let value: Value = serde_json::from_str(&success(&["inspect", &bench.arg(name), "--json"])).unwrap();
+        value["format"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(format("data"), "folder");
+    // A table beside a folder that bears a name of Stanford Cars.
+    photo(&bench.path("table/cars_train/a.png"), 0, 0);
+    fs::write(bench.path("table/split.csv"), "path,label\ncars_train/a.png,red\n").unwrap();
+    assert_eq!(format("table"), "csv");
+    assert_eq!(format("table/split.csv"), "csv");
+    for name in ["model/config.json", "data/train/kind0/0.png"] {
+        let message = failure(&["inspect", &bench.arg(name)], 1);
+        assert!(message.contains(&bench.arg(name)) && message.contains("safetensors"), "{message}");
+    }
 }
 
 /// Annotations of the whole set over a part of its images, and every image that is there is used.
