@@ -154,7 +154,12 @@ fn unrecognised(start: &[u8]) -> String {
 }
 
 fn describe(error: image::ImageError) -> Failure {
-    damaged(error)
+    match error {
+        image::ImageError::Limits(_) => {
+            Failure::Problem(format!("decoding it would take more than the cap of {MAX_BYTES} bytes; shrink it first"))
+        }
+        error => damaged(error),
+    }
 }
 
 fn damaged(error: impl std::fmt::Display) -> Failure {

@@ -20,6 +20,32 @@ const MAX_FILE: u64 = 1 << 30;
 /// [`Error::Io`] when the file cannot be read, [`Error::Image`] when it is no readable image, [`Error::Shape`] when `out` has
 /// another length, [`Error::Options`] when `preprocess` is absurd.
 pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, out: &mut [f32]) -> Result<()> {
+    check(preprocess, out)?;
+    let mut workspace = Workspace::default();
+    workspace.read(path)?;
+    workspace.prepare(path, crop, preprocess, Augment::None, UNDRAWN, out)
+}
+
+/// As [`load_image`], for an image file held in memory. `path` is for messages only.
+///
+/// # Errors
+/// As [`load_image`], but [`Error::Io`].
+pub fn decode_image(
+    path: &Path,
+    bytes: Vec<u8>,
+    crop: Option<[f32; 4]>,
+    preprocess: &Preprocess,
+    out: &mut [f32],
+) -> Result<()> {
+    check(preprocess, out)?;
+    let mut workspace = Workspace { file: bytes, ..Workspace::default() };
+    workspace.prepare(path, crop, preprocess, Augment::None, UNDRAWN, out)
+}
+
+/// Evaluation draws nothing.
+const UNDRAWN: Draw = Draw { seed: 0, epoch: 0, item: 0 };
+
+fn check(preprocess: &Preprocess, out: &[f32]) -> Result<()> {
     preprocess.check().map_err(Error::Options)?;
     if out.len() != preprocess.image_len() {
         return Err(Error::Shape {
@@ -28,8 +54,7 @@ pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, 
             found: out.len().to_string(),
         });
     }
-    let draw = Draw { seed: 0, epoch: 0, item: 0 };
-    Workspace::default().load(path, crop, preprocess, Augment::None, draw, out)
+    Ok(())
 }
 
 /// Buffers reused from image to image.
@@ -52,6 +77,19 @@ impl Workspace {
         out: &mut [f32],
     ) -> Result<()> {
         self.read(path)?;
+        self.prepare(path, crop, preprocess, augment, draw, out)
+    }
+
+    /// The file that has been read → `out`.
+    fn prepare(
+        &mut self,
+        path: &Path,
+        crop: Option<[f32; 4]>,
+        preprocess: &Preprocess,
+        augment: Augment,
+        draw: Draw,
+        out: &mut [f32],
+    ) -> Result<()> {
         let mut geometry = None;
         let decoded = decode::decode(&self.file, path, &mut |header| {
             let plan = Geometry::plan(preprocess, augment, draw, header, crop)

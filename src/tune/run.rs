@@ -127,6 +127,14 @@ where
 
     /// Scores what [`Job::train`] produced, and what it is to be compared with. Errors: as [`Job::train`].
     pub fn scores(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
+        self.compare(trained, compare, observer).map_err(|error| match error {
+            // Whatever was being scored: the run itself is complete.
+            Error::Interrupted { .. } => Error::Interrupted { step: self.options.steps },
+            error => error,
+        })
+    }
+
+    fn compare(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
         let tuned = self.splits(trained, compare, "test", observer)?;
         let prompts_are_absent = trained.adapter.prompts.is_empty();
         let frozen = match self.options.head {
