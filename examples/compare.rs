@@ -8,10 +8,10 @@
 //! ```
 
 use clap::Parser;
-use foretune::data::{Dataset, Format, MAX_BYTES, OpenOptions};
+use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::model::LoadOptions;
 use foretune::tune::{
-    AugmentKind, Compare, DecodeOptions, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions,
+    AugmentKind, Compare, DecodeOptions, Event, GuessKind, HeadKind, Job, Observer, Resources, TuneOptions,
 };
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
@@ -221,10 +221,8 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
     let resources = Resources {
         micro_batch: args.micro_batch,
         tangents_per_pass: args.tangents,
-        keep: u64::MAX,
-        decode: DecodeOptions { threads: 2, ahead: 2 * args.micro_batch, limit: MAX_BYTES },
-        saving: Saving::default(),
-        resume: false,
+        decode: DecodeOptions { threads: 2, ..DecodeOptions::default() },
+        ..Resources::default()
     };
     let job = Job {
         model: &model,

@@ -204,7 +204,7 @@ pub trait Backend {
 
     /// Host `images` [B, c, H, W] → `out` [B·patches, c·ph·pw].
     fn patches(&self, grid: PatchGrid, examples: usize, images: &[Self::Elem], out: &mut Self::Buffer) -> Result<()>;
-    /// x[0, b, t] = constant[t] (+ patch row) for all but the prompt tokens. `rows.primal` lists the non-prompt tokens;
+    /// `x[0, b, t] = constant[t]` (+ patch row) for all but the prompt tokens. `rows.primal` lists the non-prompt tokens;
     /// the last `patches` of them receive `projected` [B·patches, d]; `constant` is `[|primal|, d]`.
     fn embed(
         &self,
@@ -215,9 +215,9 @@ pub trait Backend {
         constant: &Self::Vector,
         x: &mut Self::Buffer,
     ) -> Result<()>;
-    /// x[rows] = values (compact, width d).
+    /// `x[rows] = values` (compact, width d).
     fn scatter(&self, rows: &Rows, width: usize, values: &Self::Buffer, x: &mut Self::Buffer) -> Result<()>;
-    /// y[rows] = λ ⊙ x[rows] (compact, width d; λ = 1 when absent).
+    /// `y[rows] = λ ⊙ x[rows]` (compact, width d; λ = 1 when absent).
     fn gather(
         &self,
         rows: &Rows,
@@ -226,9 +226,9 @@ pub trait Backend {
         scale: Option<&Self::Vector>,
         y: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Dual layer norm of stream rows: y (compact) = LN(x[rows]).
+    /// Dual layer norm of stream rows: `y = LN(x[rows])`, y compact.
     fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
-    /// y[r, :] = x[r, :]·W[outputs, :]ᵀ for r < `count`, plus b[outputs] for r < `biased`. x's rows start at x.offset;
+    /// `y[r, :] = x[r, :]·W[outputs, :]ᵀ` for r < `count`, plus `b[outputs]` for r < `biased`. x's rows start at x.offset;
     /// y's rows start at `y_offset` and are `outputs.len()` wide.
     #[allow(clippy::too_many_arguments)]
     fn linear(
@@ -258,7 +258,7 @@ pub trait Backend {
     /// of which the first half of every row receives the result. Every tangent row's primal row is present
     /// (`rows.tangent` ⊆ `rows.primal`).
     fn activation(&self, rows: &Rows, hidden: usize, mlp: Mlp, h: &mut Self::Buffer) -> Result<()>;
-    /// x[rows] += λ ⊙ f (compact; λ = 1 when absent).
+    /// `x[rows] += λ ⊙ f` (compact; λ = 1 when absent).
     fn residual(
         &self,
         rows: &Rows,
@@ -302,7 +302,7 @@ pub trait Backend {
         dx: &mut Self::Buffer,
         dx_offset: usize,
     ) -> Result<()>;
-    /// dx[rows] += J_LNᵀ dy for the primal rows: x and dx are streams of the same shape, dy compact.
+    /// `dx[rows] += J_LNᵀ dy` for the primal rows: x and dx are streams of the same shape, dy compact.
     fn norm_vjp(
         &self,
         rows: &Rows,

@@ -106,7 +106,8 @@ pub(crate) fn decode<'a, T: DeserializeOwned>(
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
     let stored = tensors.tensor(CHECKSUM).map_err(|_| not_ours("it has no checksum"))?;
     let others = tensors.iter().filter(|(name, _)| *name != CHECKSUM).collect();
-    if stored.data() != checksum(document, others) {
+    // A fuzzer cannot guess checksums; what is behind them must hold without.
+    if !cfg!(fuzzing) && stored.data() != checksum(document, others) {
         return Err(fail("its content does not match its checksum; the file is damaged or was edited".into()));
     }
     let envelope: Envelope<T> =

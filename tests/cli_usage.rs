@@ -1,27 +1,11 @@
 //! The command line from outside: exit codes, help, errors, and what goes to which stream.
 
+mod common;
+
+use common::{failure, foretune, text};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-fn foretune(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_foretune")).args(args).env_remove("RUST_LOG").output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8 output")
-}
-
-/// Runs, expects `code`, nothing on standard output, and returns the message.
-fn failure(args: &[&str], code: i32) -> String {
-    let output = foretune(args);
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
-    assert!(message.starts_with("error: "), "{args:?}: {message}");
-    assert!(!message.contains("panicked"), "{args:?}: {message}");
-    assert_eq!(text(&output.stdout), "", "{args:?}");
-    message
-}
+use std::process::{Command, Stdio};
 
 const TUNE: [&str; 9] = ["tune", "--model", "m", "--data", "d", "--format", "cub", "--out", "o.safetensors"];
 
@@ -75,7 +59,7 @@ fn wrong_usage_exits_with_2() {
         let message = failure(&args, 2);
         assert!(message.contains("--help"), "{args:?}: {message}");
     }
-    assert_eq!(foretune(&[]).status.code(), Some(2));
+    assert_eq!(foretune(&[] as &[&str]).status.code(), Some(2));
 }
 
 #[test]

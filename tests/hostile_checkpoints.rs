@@ -1,20 +1,14 @@
 //! Damaged and malicious checkpoints give one clear error: no panic, no allocation by unchecked sizes.
 
+mod common;
+
+use common::{Tensors, Vit, file, serialise};
 use foretune::Error;
 use foretune::model::{LoadOptions, Model};
 use foretune::weights::Checkpoint;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// A safetensors file: header, then data.
-fn file(header: &str, data: &[u8]) -> Vec<u8> {
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend(data);
-    bytes
-}
 
 fn parse(bytes: Vec<u8>) -> Result<Checkpoint, Error> {
     Checkpoint::from_bytes(Path::new("hostile.safetensors"), bytes)
@@ -28,51 +22,13 @@ fn refused(bytes: Vec<u8>) -> String {
     message
 }
 
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
 /// A timm ViT of width 8, 2 blocks, on 8×8 images with patches of 4.
 fn tiny() -> Tensors {
-    let mut tensors = Tensors::new();
-    let mut add = |name: &str, shape: &[usize]| {
-        let len = shape.iter().product::<usize>();
-        let data = (0..len).map(|i| ((i * 7 + name.len()) % 13) as f32 / 13.0 - 0.4).collect();
-        tensors.insert(name.to_owned(), (shape.to_vec(), data));
-    };
-    add("cls_token", &[1, 1, 8]);
-    add("pos_embed", &[1, 5, 8]);
-    add("patch_embed.proj.weight", &[8, 3, 4, 4]);
-    add("patch_embed.proj.bias", &[8]);
-    for i in 0..2 {
-        for (name, rows, columns) in [("attn.qkv", 24, 8), ("attn.proj", 8, 8), ("mlp.fc1", 16, 8), ("mlp.fc2", 8, 16)]
-        {
-            add(&format!("blocks.{i}.{name}.weight"), &[rows, columns]);
-            add(&format!("blocks.{i}.{name}.bias"), &[rows]);
-        }
-        for name in ["norm1", "norm2"] {
-            add(&format!("blocks.{i}.{name}.weight"), &[8]);
-            add(&format!("blocks.{i}.{name}.bias"), &[8]);
-        }
-    }
-    add("norm.weight", &[8]);
-    add("norm.bias", &[8]);
-    add("head.weight", &[3, 8]);
-    add("head.bias", &[3]);
-    tensors
-}
-
-fn serialise(tensors: &Tensors) -> Vec<u8> {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, (shape, values)) in tensors {
-        let start = data.len();
-        values.iter().for_each(|v| data.extend(v.to_le_bytes()));
-        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}));
-    }
-    file(&Value::Object(header).to_string(), &data)
+    Vit::TINY.tensors()
 }
 
 fn config() -> Value {
-    json!({"architecture": "vit_tiny_patch16_224", "num_classes": 3, "model_args":
-        {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 2}})
+    Vit::TINY.config()
 }
 
 struct Folder(tempfile::TempDir);

@@ -19,8 +19,12 @@ use std::path::PathBuf;
     version,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 done, 1 something failed, 2 the command line was wrong.\n\
-                  RUST_LOG=info (or debug) shows what the library does."
+    after_help = "Begin with `foretune demo`, which needs no files. With your own:\n  \
+                  foretune tune --model vit --data CUB_200_2011 --format cub --out birds.safetensors\n  \
+                  foretune predict --model vit --adapter birds.safetensors photo.jpg\n\n\
+                  Exit codes: 0 done, 1 something failed, 2 the command line was wrong.\n\
+                  RUST_LOG=info (or debug) shows what the library does.\n\
+                  FORETUNE_ISA=scalar, avx2, avx512 or neon forces an instruction set."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -39,9 +43,7 @@ pub(super) struct Global {
     /// Print errors and results only
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
-    /// Threads that compute [default: all cores]
-    ///
-    /// Results do not depend on it.
+    /// Threads that compute; results do not depend on it [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = count(1..=1024))]
     pub(super) threads: Option<usize>,
 }
@@ -60,14 +62,14 @@ pub(super) enum Command {
     /// With --json: {"path": …, "top": [{"class_id": …, "name": …, "score": …, "probability": …}, …]} per image, best
     /// first; the score is the class's logit.
     Predict(PredictArgs),
-    /// Say what a model, adapter, checkpoint or data set is
+    /// Describe a model, adapter, training checkpoint or data set
     ///
-    /// Prints the kind, shapes and preprocessing. A folder is taken for a model if it holds weights, else for a data set.
+    /// Prints its kind, shapes and preprocessing. A folder is taken for a model if it holds weights, else for a data set.
     Inspect {
         /// Model file or folder, adapter, training checkpoint, or data set
         path: PathBuf,
     },
-    /// Work with data sets
+    /// Check a data set: data verify
     #[command(subcommand)]
     Data(DataCommand),
     /// Check this build's arithmetic on this machine
@@ -102,6 +104,8 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum DataCommand {
     /// Count images and classes, decode every image and list what cannot be used
+    ///
+    /// One line per problem, with its path; the exit code is 1 if there is any, unless --skip-bad is given.
     Verify {
         #[command(flatten)]
         data: DataArgs,
@@ -129,18 +133,15 @@ pub(super) struct ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
-    /// The data set's folder (csv: also the table itself)
+    /// The data set's folder; for csv, also the table itself
     #[arg(long, value_name = "DIR")]
     pub(super) data: PathBuf,
     /// Its layout
-    ///
-    /// cub: CUB-200-2011. cars: Stanford Cars. dogs: Stanford Dogs. folder: one folder per class, perhaps in train/, val/ and
-    /// test/. csv: a table path,label[,split].
     #[arg(long, value_name = "FORMAT", value_parser = choice::<Format>(&[
         ("cub", "CUB-200-2011"),
         ("cars", "Stanford Cars"),
         ("dogs", "Stanford Dogs"),
-        ("folder", "one folder per class"),
+        ("folder", "one folder per class, perhaps within train/, val/ and test/"),
         ("csv", "a table path,label[,split]"),
     ]))]
     pub(super) format: Format,

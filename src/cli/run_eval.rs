@@ -2,22 +2,22 @@
 
 use super::args::Global;
 use super::job::EvalJob;
-use super::load::{self, Classifier};
+use super::load;
 use super::screen::Screen;
 use super::table::Table;
 use super::{memory, output};
-use foretune::data::{MAX_BYTES, Split};
+use foretune::data::Split;
 use foretune::engine;
 use foretune::tune::{DecodeOptions, Photos, Score, score};
-use foretune::{Error, Result};
+use foretune::{Classifier, Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
 use std::time::Instant;
 
 pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
-    let classifier = Classifier::open(&job.model, job.adapter.as_deref())?;
+    let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
     let mut dataset = load::dataset(&job.data)?;
-    classifier.relabel(&mut dataset, job.adapter.is_some())?;
+    classifier.relabel(&mut dataset)?;
     let indices = dataset.items_of(job.split);
     let name = split_name(job.split);
     if indices.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
     let photos = Photos {
         items: dataset.items.clone().into(),
         preprocess: classifier.model.preprocess.clone(),
-        decode: DecodeOptions { threads: wishes.decode_threads, ahead: 2 * micro_batch, limit: MAX_BYTES },
+        decode: DecodeOptions { threads: wishes.decode_threads, ..DecodeOptions::default() },
         seed: 0,
     };
     let mut screen = Screen::new(global);

@@ -174,10 +174,12 @@ fn guess_format(path: &Path) -> Format {
         Format::Csv
     } else if has(&["image_class_labels.txt"]) {
         Format::Cub
-    } else if has(&["cars_train", "cars_test", "car_ims", "cars_annos.mat", "devkit"]) {
+    } else if has(&["cars_annos.mat", "cars_train_annos.mat", "devkit", "car_devkit"]) {
         Format::Cars
     } else if has(&["train_list.mat", "lists/train_list.mat"]) {
         Format::Dogs
+    } else if holds(path, &[".csv"]) {
+        Format::Csv
     } else {
         Format::Folder
     }
@@ -185,10 +187,15 @@ fn guess_format(path: &Path) -> Format {
 
 /// Whether a folder is a model's: weights lie directly in it.
 fn holds_weights(folder: &Path) -> bool {
+    holds(folder, &[".safetensors", ".safetensors.index.json"])
+}
+
+/// Whether a file whose name ends in one of `endings` lies directly in `folder`.
+fn holds(folder: &Path, endings: &[&str]) -> bool {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| {
         let name = name.to_string_lossy();
-        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+        endings.iter().any(|ending| name.ends_with(ending))
     })
 }
 

@@ -3,12 +3,10 @@
 use super::args::Global;
 use super::interrupt;
 use super::job::PredictJob;
-use super::load::Classifier;
 use super::output::{self, printable};
-use foretune::Result;
 use foretune::data::load_image;
 use foretune::engine;
-use foretune::ops::head;
+use foretune::{Classifier, Result};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::path::Path;
@@ -34,14 +32,11 @@ struct Class {
 
 /// Whether every image could be read; those that could not have been reported.
 pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
-    let classifier = Classifier::open(&job.model, job.adapter.as_deref())?;
+    let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
     let native = engine::cpu(&classifier.model, global.threads.unwrap_or(0))?;
     let mut engine = native.engine(classifier.layout, PASS.min(job.images.len()), 0)?;
     let preprocess = &classifier.model.preprocess;
-    let pixels = 3 * preprocess.crop[0] * preprocess.crop[1];
-    let (width, classes) = (classifier.head.width(), classifier.head.classes());
-    let mut inputs = vec![0.0; PASS * width];
-    let mut logits = vec![0.0; PASS * classes];
+    let pixels = preprocess.image_len();
     let mut complete = true;
     for paths in job.images.chunks(PASS) {
         let loaded: Vec<Result<Vec<f32>>> = paths
@@ -65,14 +60,12 @@ pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
                 }
             }
         }
-        let count = readable.len();
-        if count == 0 {
+        if readable.is_empty() {
             continue;
         }
-        engine.forward(&images, &classifier.prompts, &mut inputs[..count * width])?;
-        head::dual(&classifier.head, count, 1, &inputs[..count * width], &mut logits[..count * classes]);
-        for (path, logits) in readable.into_iter().zip(logits.chunks_exact(classes)) {
-            let top = top(logits, job.top, classifier.classes.as_deref());
+        let logits = classifier.logits(&mut engine, &images)?;
+        for (path, logits) in readable.into_iter().zip(logits.rows()) {
+            let top = top(logits.to_slice().expect("logits are row-major"), job.top, classifier.classes.as_deref());
             print(&Prediction { path, top }, global.json)?;
         }
         if output::closed() || interrupt::requested() {

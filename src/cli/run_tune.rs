@@ -5,7 +5,7 @@ use super::job::TuneJob;
 use super::screen::Screen;
 use super::table::Table;
 use super::{interrupt, load, memory, output};
-use foretune::adapter::Adapter;
+use foretune::adapter::{Adapter, is_adapter};
 use foretune::data::{Dataset, Split};
 use foretune::engine;
 use foretune::memory::{Plan, Planned, listing_bytes};
@@ -84,12 +84,18 @@ fn foreign_head(path: &Path, model: &Model, dataset: &Dataset) -> Result<Option<
     Ok(adapter.head)
 }
 
-/// Fails now rather than after hours when the adapter could not be written.
+/// Fails now rather than after hours when the adapter could not be written, or would take the place of something else.
 fn check_writable(out: &Path) -> Result<()> {
     let fail = |source| Error::Io { action: "write", path: out.to_owned(), source };
     let probe = out.with_extension(format!("{}.probe", std::process::id()));
     OpenOptions::new().write(true).create_new(true).open(&probe).map_err(fail)?;
-    fs::remove_file(&probe).map_err(fail)
+    fs::remove_file(&probe).map_err(fail)?;
+    // A slip of the keyboard must not cost the weights. An empty file is what mktemp makes.
+    if out.metadata().is_ok_and(|found| found.len() > 0) && !is_adapter(out)? {
+        let problem = "is there already and not an adapter; remove it or give another --out".into();
+        return Err(Error::Adapter { path: out.to_owned(), problem });
+    }
+    Ok(())
 }
 
 fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Result<()> {

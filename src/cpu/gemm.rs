@@ -2,7 +2,7 @@
 //!
 //! `gemm`'s micro-kernels are entered below its dispatcher and its blocking: the dispatcher would ignore a forced
 //! instruction set, and the blocking changes the order of summation with the number of rows and allocates per call. Here
-//! every output is Σ over k in order, in blocks of [`DEPTH`], whatever the tile, the task and the thread it falls into,
+//! every output is Σ over k in order, in blocks of `DEPTH`, whatever the tile, the task and the thread it falls into,
 //! so a row's bits depend only on that row and on W. All instruction sets with fused multiply-add give the same bits.
 
 use super::isa::Isa;
@@ -38,9 +38,9 @@ pub enum Start<'a> {
     Zero,
     /// Its own values: y += x·W.
     Keep,
-    /// `bias` [n] in the first `rows` rows, nothing in the others.
+    /// `bias` `[n]` in the first `rows` rows, nothing in the others.
     Bias {
-        /// [n].
+        /// `[n]`.
         bias: &'a [f32],
         /// Rows that get the bias.
         rows: usize,

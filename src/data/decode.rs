@@ -107,11 +107,11 @@ pub(crate) fn decode<R: BufRead + Seek>(
         Kind::Png => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(limit);
-            let decoder = PngDecoder::with_limits(reader, limits).map_err(damaged)?;
+            let decoder = PngDecoder::with_limits(reader, limits).map_err(describe)?;
             // Deflate cannot expand by more than 1032, and a pixel has at least one bit.
             other(decoder, length.saturating_mul(8 * 1032), limit, shrink)
         }
-        Kind::WebP => other(WebPDecoder::new(reader).map_err(damaged)?, u64::MAX, limit, shrink),
+        Kind::WebP => other(WebPDecoder::new(reader).map_err(describe)?, u64::MAX, limit, shrink),
     }));
     match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
@@ -174,6 +174,15 @@ fn unrecognised(start: &[u8]) -> String {
         }
     };
     format!("not a JPEG, PNG or WebP image: {looks}; convert it or take it out")
+}
+
+fn describe(error: image::ImageError) -> Failure {
+    match error {
+        image::ImageError::Limits(_) => Failure::Problem(
+            "decoding it would take more memory than it may; shrink it first, or give a larger budget".into(),
+        ),
+        error => damaged(error),
+    }
 }
 
 fn damaged(error: impl std::fmt::Display) -> Failure {
@@ -274,7 +283,7 @@ fn other(
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     shrink(&Header { width, height, orientation }).map_err(Failure::Shrink)?;
     let mut data = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut data).map_err(damaged)?;
+    decoder.read_image(&mut data).map_err(describe)?;
     // As Pillow's convert("RGB"): alpha is dropped, 16-bit samples keep their high byte.
     let rgb: Vec<u8> = match color {
         ColorType::Rgb8 => data,

@@ -39,6 +39,15 @@ pub(super) fn list(root: &Path) -> Result<Listing> {
         let hint = if loose > 0 { "there are images, but no folder per class" } else { "there are no class folders" };
         return Err(data_error(root, format!("{hint}; the folder format needs <class>/<image> below it")));
     }
+    // One class cannot be tuned on; the data set's own folder of images is taken for it.
+    if let [folder] = folders.as_slice()
+        && found.len() == 1
+        && sorted(folder)?.iter().filter(|entry| entry.is_dir()).count() > 1
+        && !sorted(folder)?.iter().any(|entry| is_image(entry))
+    {
+        let folder = folder.display();
+        return Err(data_error(root, format!("its only folder holds folders, not images; give {folder} instead")));
+    }
     if ignored + loose > 0 {
         log::warn!(
             "{}: {} files ignored: outside class folders, or neither JPEG, PNG nor WebP by their names",

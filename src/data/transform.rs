@@ -6,7 +6,7 @@ use super::decode::{self, Decoded, MAX_BYTES, Source};
 use super::resample::{Resample, Scratch};
 use crate::{Error, Result};
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 /// Largest image file that is read, bytes.
@@ -22,6 +22,30 @@ const READ: usize = 1 << 15;
 /// [`Error::Io`] when the file cannot be read, [`Error::Image`] when it is no readable image, [`Error::Shape`] when `out` has
 /// another length, [`Error::Options`] when `preprocess` is absurd.
 pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, out: &mut [f32]) -> Result<()> {
+    check(preprocess, out)?;
+    Workspace::new(MAX_BYTES).load(path, crop, preprocess, Augment::None, UNDRAWN, out)
+}
+
+/// As [`load_image`], for an image file held in memory. `path` is for messages only.
+///
+/// # Errors
+/// As [`load_image`], but [`Error::Io`].
+pub fn decode_image(
+    path: &Path,
+    bytes: &[u8],
+    crop: Option<[f32; 4]>,
+    preprocess: &Preprocess,
+    out: &mut [f32],
+) -> Result<()> {
+    check(preprocess, out)?;
+    let source = Source { reader: Cursor::new(bytes), length: bytes.len() as u64, path, limit: MAX_BYTES };
+    Workspace::new(MAX_BYTES).prepare(source, crop, preprocess, Augment::None, UNDRAWN, out)
+}
+
+/// Evaluation draws nothing.
+const UNDRAWN: Draw = Draw { seed: 0, epoch: 0, item: 0 };
+
+fn check(preprocess: &Preprocess, out: &[f32]) -> Result<()> {
     preprocess.check().map_err(Error::Options)?;
     if out.len() != preprocess.image_len() {
         return Err(Error::Shape {
@@ -30,8 +54,7 @@ pub fn load_image(path: &Path, crop: Option<[f32; 4]>, preprocess: &Preprocess, 
             found: out.len().to_string(),
         });
     }
-    let draw = Draw { seed: 0, epoch: 0, item: 0 };
-    Workspace::new(MAX_BYTES).load(path, crop, preprocess, Augment::None, draw, out)
+    Ok(())
 }
 
 /// Buffers reused from image to image.
@@ -58,8 +81,22 @@ impl Workspace {
         draw: Draw,
         out: &mut [f32],
     ) -> Result<()> {
+        self.prepare(self.open(path)?, crop, preprocess, augment, draw, out)
+    }
+
+    /// As [`Workspace::load`], from any source.
+    fn prepare<R: BufRead + Seek>(
+        &mut self,
+        source: Source<R>,
+        crop: Option<[f32; 4]>,
+        preprocess: &Preprocess,
+        augment: Augment,
+        draw: Draw,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let path = source.path;
         let mut geometry = None;
-        let decoded = decode::decode(self.open(path)?, &mut |header| {
+        let decoded = decode::decode(source, &mut |header| {
             let plan = Geometry::plan(preprocess, augment, draw, header, crop)
                 .map_err(|problem| Error::Image { path: path.to_owned(), problem })?;
             geometry = Some(plan);

@@ -7,7 +7,7 @@
 //! x += λ1·w, y = LN(x)   w = φ(fc1(y))   y = fc2(w)   x += λ2·y, y = LN_next(x)
 //! ```
 //!
-//! with every step over primal and tangent rows at once, on the rows that matter ([`layout`]).
+//! with every step over primal and tangent rows at once, on the rows that matter (`layout.rs`).
 
 mod flops;
 mod layout;

@@ -24,7 +24,7 @@ pub fn patches<T: Real>(grid: PatchGrid, examples: usize, images: &[T], out: &mu
     }
 }
 
-/// x[0, b, t] = constant[t] (+ projected patch); see [`crate::backend::Backend::embed`].
+/// `x[0, b, t] = constant[t]` (+ projected patch); see [`crate::backend::Backend::embed`].
 pub fn embed<T: Real>(rows: &Rows, patches: usize, width: usize, projected: &[T], constant: &[T], x: &mut [T]) {
     let leading = rows.primal().len() - patches;
     for b in 0..rows.examples {

@@ -5,7 +5,7 @@
 use super::{Real, dot};
 use std::ops::Range;
 
-/// y[r] = x[r]·Wᵀ (+ b for r < `biased`), W = `weight` `[n, k]`; x rows `x_stride` apart.
+/// `y[r] = x[r]·Wᵀ` (+ b for r < `biased`), W = `weight` `[n, k]`; x rows `x_stride` apart.
 pub fn forward<T: Real>(
     count: usize,
     biased: usize,
@@ -24,7 +24,7 @@ pub fn forward<T: Real>(
     }
 }
 
-/// dx[r] (+)= dy[r]·W.
+/// `dx[r] = dy[r]·W`, or `+=`.
 pub fn vjp<T: Real>(
     count: usize,
     (weight, k): (&[T], usize),

@@ -5,7 +5,7 @@ use super::Real;
 use crate::backend::Rows;
 use std::ops::Range;
 
-/// x[rows] += λ ⊙ f.
+/// `x[rows] += λ ⊙ f`.
 pub fn residual<T: Real>(rows: &Rows, width: usize, scale: Option<&[T]>, f: &[T], x: &mut [T]) {
     for (compact, stream) in rows.pairs() {
         let f = &f[compact * width..][..width];
@@ -16,7 +16,7 @@ pub fn residual<T: Real>(rows: &Rows, width: usize, scale: Option<&[T]>, f: &[T]
     }
 }
 
-/// y = λ ⊙ x[rows].
+/// `y = λ ⊙ x[rows]`.
 pub fn gather<T: Real>(rows: &Rows, width: usize, x: &[T], scale: Option<&[T]>, y: &mut [T]) {
     for (compact, stream) in rows.pairs() {
         let x = &x[stream * width..][..width];
@@ -27,7 +27,7 @@ pub fn gather<T: Real>(rows: &Rows, width: usize, x: &[T], scale: Option<&[T]>, 
     }
 }
 
-/// x[rows] = values.
+/// `x[rows] = values`.
 pub fn scatter<T: Real>(rows: &Rows, width: usize, values: &[T], x: &mut [T]) {
     for (compact, stream) in rows.pairs() {
         x[stream * width..][..width].copy_from_slice(&values[compact * width..][..width]);

@@ -62,6 +62,8 @@ pub struct TrainState {
     pub head_optimizer: OptimizerState,
     /// Best so far, if the validation split has been scored.
     pub best: Option<Best>,
+    /// Complete steps when the validation split was last scored.
+    pub scored: Option<u64>,
     /// Steps skipped because something was not finite.
     pub skipped: u64,
     /// Of these, how many in a row up to now.
@@ -78,6 +80,7 @@ struct Document {
     prompt_optimizer: Vec<String>,
     head_optimizer: Vec<String>,
     best: Option<BestDocument>,
+    scored: Option<u64>,
     skipped: u64,
     consecutive_skips: u64,
 }
@@ -132,6 +135,7 @@ impl TrainState {
             head: read_head(&file, document.head, "head")?,
             head_optimizer: read_state(&file, &document.head_optimizer, "head_optimizer")?,
             best,
+            scored: document.scored,
             skipped: document.skipped,
             consecutive_skips: document.consecutive_skips,
         })
@@ -163,6 +167,7 @@ impl TrainState {
                 examples: best.score.examples,
                 head: HeadTag::of(best.head.as_ref()),
             }),
+            scored: self.scored,
             skipped: self.skipped,
             consecutive_skips: self.consecutive_skips,
         };
@@ -189,7 +194,12 @@ impl TrainState {
     pub fn check(&self, path: &Path, wanted: &RunIdentity) -> Result<()> {
         let differences = differences(&self.identity, wanted);
         if differences.is_empty() {
-            return Ok(());
+            let counted = [self.updates.checked_add(self.skipped), Some(self.step)];
+            if counted[0] == counted[1] && self.step <= wanted.options.steps && self.consecutive_skips <= self.skipped {
+                return Ok(());
+            }
+            let problem = "its counts of steps contradict each other; the file is damaged, start anew without --resume";
+            return Err(Error::Adapter { path: path.to_owned(), problem: problem.into() });
         }
         let problem = format!(
             "this checkpoint belongs to another run: {}. Resume with the same model, data and options, or start anew \
@@ -262,7 +272,8 @@ mod tests {
     use super::*;
     use crate::data::{Interpolation, Resize};
     use crate::tune::{Optimizer, OptimizerKind, OptimizerSettings};
-    use ndarray::array;
+    use ndarray::{Array2, array};
+    use proptest::prelude::*;
 
     fn state() -> TrainState {
         let mut optimizer = Optimizer::new(OptimizerKind::Adamw, 6, OptimizerSettings::default());
@@ -295,6 +306,7 @@ mod tests {
                 prompts: Array3::zeros((1, 2, 3)),
                 head,
             }),
+            scored: Some(5),
             skipped: 1,
             consecutive_skips: 0,
         }
@@ -337,6 +349,14 @@ mod tests {
         refuse(&|run| run.fingerprint = "x".into(), "another model");
         refuse(&|run| run.dataset = "x".into(), "another data set");
         refuse(&|run| run.preprocess.crop = [48, 48], "preprocess.crop is [32,32] there, [48,48] here");
+        for broken in [
+            TrainState { updates: u64::MAX, ..state.clone() },
+            TrainState { step: 501, updates: 500, ..state.clone() },
+            TrainState { consecutive_skips: 2, ..state.clone() },
+        ] {
+            let message = broken.check(path, &state.identity).unwrap_err().to_string();
+            assert!(message.contains("contradict"), "{message}");
+        }
     }
 
     #[test]
@@ -354,6 +374,41 @@ mod tests {
                 Err(error) => assert!(error.to_string().starts_with("run.safetensors: ")),
             }
             bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(TrainState::from_bytes(Path::new("run.safetensors"), &bytes).is_err());
+        }
+
+        /// Files with a right checksum and anything in them: what is read back is what was written, or it is refused.
+        #[test]
+        fn consistent_files_with_absurd_content(
+            (step, updates, skipped, consecutive_skips) in any::<(u64, u64, u64, u64)>(),
+            shape in (0usize..3, 0usize..3, 0usize..4),
+            (value, loss, accuracy) in any::<(f32, f64, f64)>(),
+            name in any::<String>(),
+            (classes, width, bias) in (0usize..3, 0usize..3, 0usize..3),
+        ) {
+            let path = Path::new("run.safetensors");
+            let head = Some(Head::Linear { weight: Array2::from_elem((classes, width), value), bias: Array1::zeros(bias) });
+            let score = Score { accuracy, loss, examples: 1 };
+            let best = Best { step, score, prompts: Array3::zeros(shape), head: head.clone() };
+            let candidate = TrainState {
+                step, updates, skipped, consecutive_skips, head,
+                prompts: Array3::from_elem(shape, value),
+                prompt_optimizer: vec![(name, vec![value; width])],
+                best: Some(best),
+                ..state()
+            };
+            if let Ok(read) = TrainState::from_bytes(path, &candidate.encode(path).unwrap()) {
+                prop_assert_eq!(read.step, step);
+                prop_assert_eq!(&read.prompts, &candidate.prompts);
+                prop_assert_eq!(&read.prompt_optimizer, &candidate.prompt_optimizer);
+                let _ = read.check(path, &state().identity);
+            }
         }
     }
 

@@ -81,3 +81,10 @@ pub trait Observer {
         false
     }
 }
+
+/// A closure is an observer that never cancels.
+impl<F: FnMut(&Event)> Observer for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}

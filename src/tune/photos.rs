@@ -1,7 +1,7 @@
 //! Photos on their way from the data set to the engine, a micro-batch at a time.
 
 use crate::Result;
-use crate::data::{Augment, Item, Loader, LoaderOptions, Preprocess, Request};
+use crate::data::{Augment, Item, Loader, LoaderOptions, MAX_BYTES, Preprocess, Request};
 use std::sync::Arc;
 
 /// How decoding runs ahead of compute; no result depends on it.
@@ -13,6 +13,13 @@ pub struct DecodeOptions {
     pub ahead: usize,
     /// Most bytes that decoding one image may take, on each thread.
     pub limit: u64,
+}
+
+impl Default for DecodeOptions {
+    /// One thread, 32 images ahead, and the cap that holds without a budget.
+    fn default() -> Self {
+        DecodeOptions { threads: 1, ahead: 32, limit: MAX_BYTES }
+    }
 }
 
 /// A data set's photos and how they are prepared.

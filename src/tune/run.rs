@@ -33,6 +33,20 @@ pub struct Resources {
     pub resume: bool,
 }
 
+impl Default for Resources {
+    /// 16 examples and up to 8 tangents a pass, one decoding thread, nothing saved on the way.
+    fn default() -> Self {
+        Resources {
+            micro_batch: 16,
+            tangents_per_pass: 8,
+            keep: u64::MAX,
+            decode: DecodeOptions::default(),
+            saving: Saving::default(),
+            resume: false,
+        }
+    }
+}
+
 impl Resources {
     /// What `plan` allows.
     pub fn of_plan(plan: &Plan, saving: Saving, resume: bool) -> Self {
@@ -133,6 +147,14 @@ where
 
     /// Scores what [`Job::train`] produced, and what it is to be compared with. Errors: as [`Job::train`].
     pub fn scores(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
+        self.compare(trained, compare, observer).map_err(|error| match error {
+            // Whatever was being scored: the run itself is complete.
+            Error::Interrupted { .. } => Error::Interrupted { step: self.options.steps },
+            error => error,
+        })
+    }
+
+    fn compare(&self, trained: &Trained, compare: Compare, observer: &mut dyn Observer) -> Result<Scores> {
         let tuned = self.splits(trained, compare, "test", observer)?;
         let prompts_are_absent = trained.adapter.prompts.is_empty();
         let frozen = match self.options.head {

@@ -73,6 +73,7 @@ impl<'a> Tuner<'a> {
             head,
             head_optimizer: Vec::new(),
             best: None,
+            scored: None,
             skipped: 0,
             consecutive_skips: 0,
             identity,
@@ -100,6 +101,22 @@ impl<'a> Tuner<'a> {
                 expected: format!("{shape:?}"),
                 found: format!("{found:?}"),
             });
+        }
+        for head in [&state.head, &pretrained].into_iter().chain(state.best.as_ref().map(|best| &best.head)).flatten() {
+            let classes = photos.items.iter().map(|item| item.label as usize + 1).max().unwrap_or(0);
+            if head.width() != engine.spec().head_width() || head.classes() < classes {
+                return Err(Error::Shape {
+                    what: "head",
+                    expected: format!("at least {classes} classes, width {}", engine.spec().head_width()),
+                    found: format!("{} classes, width {}", head.classes(), head.width()),
+                });
+            }
+        }
+        if let Some(found) = state.best.as_ref().map(|best| <[usize; 3]>::from(best.prompts.dim()))
+            && found != shape
+        {
+            let (expected, found) = (format!("{shape:?}"), format!("{found:?}"));
+            return Err(Error::Shape { what: "best prompts of the training state", expected, found });
         }
         let settings = OptimizerSettings {
             momentum: options.momentum,
@@ -158,8 +175,9 @@ impl<'a> Tuner<'a> {
         if self.state.step == 0 {
             self.save(observer)?;
         }
-        if options.steps == 0 {
-            self.evaluate(observer)?;
+        // A run that was stopped while it was being scored goes on with that.
+        if self.evaluate_if_due(&options, observer)? {
+            self.save(observer)?;
         }
         while self.state.step < options.steps {
             let started = Instant::now();
@@ -170,15 +188,9 @@ impl<'a> Tuner<'a> {
             self.busy += started.elapsed();
             self.images += options.batch as u64;
             self.finish_step(&options, outcome, observer)?;
+            self.evaluate_if_due(&options, observer)?;
             let step = self.state.step;
-            let last = step == options.steps;
-            if last || (options.eval_every > 0 && step.is_multiple_of(options.eval_every)) {
-                match self.evaluate(observer) {
-                    Err(Error::Interrupted { .. }) => return Err(self.interrupted(observer)),
-                    other => other?,
-                }
-            }
-            if last || (self.saving.every > 0 && step.is_multiple_of(self.saving.every)) {
+            if step == options.steps || (self.saving.every > 0 && step.is_multiple_of(self.saving.every)) {
                 self.save(observer)?;
             }
         }
@@ -224,7 +236,11 @@ impl<'a> Tuner<'a> {
                 self.state.skipped += 1;
                 self.state.consecutive_skips += 1;
                 observer.event(&Event::Skipped { step: self.state.step, reason: reason.clone() });
-                return if self.state.consecutive_skips > MOST_SKIPS { Err(self.diverged(&reason)) } else { Ok(()) };
+                let skips = self.state.consecutive_skips;
+                return match skips > MOST_SKIPS {
+                    true => Err(self.diverged(&format!("{skips} steps in a row were not finite ({reason})"))),
+                    false => Ok(()),
+                };
             }
         };
         self.state.consecutive_skips = 0;
@@ -242,6 +258,11 @@ impl<'a> Tuner<'a> {
             matrix.step(weight.as_slice_mut().expect("row-major"), weight_gradient, lr, updates);
             vector.step(bias.as_slice_mut().expect("contiguous"), bias_gradient, lr, updates);
         }
+        // What is not finite must not replace a checkpoint that is.
+        if !self.is_finite() {
+            let step = self.state.step;
+            return Err(self.diverged(&format!("the update of step {step} overflowed")));
+        }
         observer.event(&Event::Step {
             step: self.state.step,
             steps: options.steps,
@@ -253,14 +274,42 @@ impl<'a> Tuner<'a> {
         Ok(())
     }
 
+    /// Whether parameters and optimizers are finite.
+    fn is_finite(&self) -> bool {
+        let head = match (&self.head_optimizers, &self.state.head) {
+            (Some(_), Some(Head::Linear { weight, bias })) => [weight.as_slice(), bias.as_slice()],
+            _ => [None, None],
+        };
+        let optimizers = self.head_optimizers.iter().flatten().chain([&self.prompt_optimizer]);
+        let states = optimizers.flat_map(Optimizer::state).map(|(_, values)| values);
+        let parameters = head.into_iter().chain([self.state.prompts.as_slice()]).flatten();
+        parameters.chain(states).all(|values| values.iter().all(|v| v.is_finite()))
+    }
+
+    /// Scores the validation split where the run has come to a step after which that is done, and it has not been; says
+    /// whether it did. Errors: the engine's own, or [`Error::Interrupted`] once the last complete step has been saved.
+    fn evaluate_if_due(&mut self, options: &TuneOptions, observer: &mut dyn Observer) -> Result<bool> {
+        let step = self.state.step;
+        let every = options.eval_every > 0 && step > 0 && step.is_multiple_of(options.eval_every);
+        if !(every || step == options.steps) || self.state.scored == Some(step) || self.val.is_empty() {
+            return Ok(false);
+        }
+        match self.evaluate(observer) {
+            Err(Error::Interrupted { .. }) => Err(self.interrupted(observer)),
+            other => other.map(|()| true),
+        }
+    }
+
     /// Scores the validation split and keeps the best.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if self.val.is_empty() {
-            return Ok(());
-        }
         let prompts = self.state.prompts.as_slice().expect("prompts are row-major").to_vec();
         let head = self.head()?.clone();
-        let score = score(self.engine, &self.photos, &self.val, &prompts, &head, "validation", observer)?;
+        let mut score = score(self.engine, &self.photos, &self.val, &prompts, &head, "validation", observer)?;
+        if score.loss.is_nan() {
+            // Comparable, and what a checkpoint can hold: worse than any loss.
+            score.loss = f64::INFINITY;
+        }
+        self.state.scored = Some(self.state.step);
         let better = self.state.best.as_ref().is_none_or(|best| {
             let gain = (score.accuracy, -score.loss);
             gain > (best.score.accuracy, -best.score.loss)
@@ -302,21 +351,26 @@ impl<'a> Tuner<'a> {
     }
 
     /// Goes back to the last checkpoint and says what to try.
-    fn diverged(&mut self, reason: &str) -> Error {
-        let options = &self.state.identity.options;
-        let advice = format!(
-            "{} steps in a row were not finite ({reason}); try --lr {:e} or a longer --warmup",
-            self.state.consecutive_skips,
-            options.lr / 3.0
-        );
-        let Some(path) = &self.saving.path else { return Error::Diverged(advice) };
-        match TrainState::open(path) {
-            Ok(state) => {
-                self.state = state;
+    fn diverged(&mut self, what: &str) -> Error {
+        let lr = self.state.identity.options.lr / 3.0;
+        let advice = format!("{what}; try --lr {lr:.1e} or a longer --warmup");
+        let Some(path) = self.saving.path.clone() else { return Error::Diverged(advice) };
+        match TrainState::open(&path).and_then(|state| self.roll_back(state)) {
+            Ok(()) => {
                 Error::Diverged(format!("{advice}; rolled back to step {} in {}", self.state.step, path.display()))
             }
             Err(error) => Error::Diverged(format!("{advice}; the last checkpoint cannot be read back: {error}")),
         }
+    }
+
+    fn roll_back(&mut self, state: TrainState) -> Result<()> {
+        restore(&mut self.prompt_optimizer, &state.prompt_optimizer, "")?;
+        if let Some([matrix, vector]) = &mut self.head_optimizers {
+            restore(matrix, &state.head_optimizer, "weight.")?;
+            restore(vector, &state.head_optimizer, "bias.")?;
+        }
+        self.state = state;
+        Ok(())
     }
 }
 

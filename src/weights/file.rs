@@ -84,7 +84,8 @@ pub(super) fn tensors(file: &Arc<WeightFile>) -> Result<Vec<TensorRef>> {
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER || length > rest.len() as u64 {
         return Err(bad(format!(
-            "is not a whole safetensors file: it announces a header of {length} bytes but {} follow; fetch it again",
+            "is not a whole safetensors file: read as one, it announces a header of {length} bytes but {} follow; fetch it \
+             again, or give the file or folder that holds the weights",
             rest.len()
         )));
     }

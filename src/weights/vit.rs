@@ -108,7 +108,7 @@ pub struct VitRef {
 /// A position embedding and which tokens it covers.
 #[derive(Clone, Debug)]
 pub struct PositionRef {
-    /// `[positions, d]`; rows are [class][extra] then the grid in row-major order, as far as covered.
+    /// `[positions, d]`; rows are the class token, extra tokens, then the grid in row-major order, as far as covered.
     pub table: TensorRef,
     /// Grid height and width the table was trained at.
     pub grid: [usize; 2],

@@ -1,0 +1,66 @@
+//! One seed gives one adapter, whatever the threads and the micro-batch.
+
+use crate::common::{Bench, success};
+use std::fs;
+
+const COMMON: &str =
+    "--steps 4 --batch 64 --tangents 2 --prompts 3 --eval-every 2 --val-fraction 0.2 --head-lr 0.1 --lr 0.1";
+
+/// Every gradient source, shallow and deep, at and behind block 0, with both heads and every optimizer.
+const RUNS: [&str; 9] = [
+    "--guess weight-transpose --insert-at 0 --head prototype --optimizer adamw",
+    "--guess weight-transpose --insert-at 1 --deep --head linear --optimizer stable-adamw",
+    "--guess directional --insert-at 0 --deep --head prototype --optimizer stable-adamw --augment vpt",
+    "--guess directional --insert-at 1 --head linear --optimizer sgd --augment flip",
+    "--guess activation --insert-at 0 --head linear --optimizer adamw",
+    "--guess activation --insert-at 1 --deep --head prototype --optimizer sgd",
+    "--guess backprop --insert-at 0 --deep --head linear --optimizer adamw",
+    "--guess backprop --insert-at 2 --head prototype --optimizer adamw --augment none",
+    "--guess none --head linear --optimizer adamw",
+];
+
+#[test]
+fn threads_and_micro_batch_do_not_change_a_bit() {
+    let bench = Bench::new(9, 1);
+    let tune = |options: &str, how: &str| {
+        success(&bench.tune("a.safetensors", &format!("{COMMON} {options} {how} --quiet")));
+        fs::read(bench.path("out/a.safetensors")).unwrap()
+    };
+    for options in RUNS {
+        let reference = tune(options, "--threads 1 --micro-batch 64");
+        for how in [
+            "--threads 2 --micro-batch 64 --decode-threads 3",
+            "--threads 2 --micro-batch 5 --decode-threads 1",
+            "--threads 1 --micro-batch 1",
+        ] {
+            assert!(
+                tune(options, how) == reference,
+                "{options} {how}: other bytes than with one thread and 64 at once"
+            );
+        }
+        let other = tune(options, "--threads 2 --micro-batch 64 --seed 1");
+        assert!(other != reference, "{options}: the seed changes nothing");
+    }
+    assert_eq!(bench.outputs(), ["a.checkpoint.safetensors", "a.safetensors"], "nothing else is left");
+}
+
+#[test]
+fn scores_do_not_depend_on_the_micro_batch() {
+    let bench = Bench::new(4, 7);
+    success(&bench.tune("a.safetensors", "--steps 2 --batch 8 --quiet --insert-at 1"));
+    let [model, data, adapter] = ["model", "data", "out/a.safetensors"].map(|name| bench.arg(name));
+    let eval = |more: &str| {
+        let fixed = ["eval", "--model", &model, "--data", &data, "--format", "folder", "--adapter", &adapter, "--json"];
+        let output = success(&fixed.into_iter().chain(more.split_whitespace()).collect::<Vec<_>>());
+        let result: serde_json::Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+        [&result["accuracy"], &result["loss"], &result["examples"]].map(|value| {
+            assert!(value.is_number(), "{result}");
+            value.clone()
+        })
+    };
+    let reference = eval("--micro-batch 21 --threads 1");
+    assert_eq!(reference[2], 21);
+    for how in ["--micro-batch 1 --threads 2", "--micro-batch 5 --threads 1", "--micro-batch 64 --threads 2"] {
+        assert_eq!(eval(how), reference, "{how}");
+    }
+}
