@@ -223,7 +223,7 @@ fn data_sets_that_cannot_be_used() {
         ("folder", "above", "above/images instead"),
         ("csv", "csv", "no classes"),
         ("csv", "binary.csv", "UTF-8"),
-        ("csv", "columns.csv", "label"),
+        ("csv", "columns.csv", "none of 2 listed"),
         ("csv", "absent.csv", "nowhere.png"),
     ]);
     let model = bench.arg("model");
