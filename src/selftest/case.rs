@@ -101,7 +101,11 @@ impl Case {
         let prompts = self.expect("prompts", &[sets, p, spec.width])?;
         let [_, k, ..] = self.shape::<5>("tangents")?;
         let tangents = self.expect("tangents", &[b, k, sets, p, spec.width])?;
-        let labels = self.expect("labels", &[b])?.values.iter().map(|&v| v as usize).collect();
+        let labels = &self.expect("labels", &[b])?.values;
+        if let Some(label) = labels.iter().find(|&&label| label < 0.0) {
+            return Err(self.bad("labels", format!("label {label} is negative")));
+        }
+        let labels = labels.iter().map(|&label| label as usize).collect();
         let f32s = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
         let inputs = Inputs {
             images: f32s(&self.get("images")?.values),
