@@ -42,9 +42,8 @@ impl Observer for Silent {
     fn event(&mut self, _: &Event) {}
 }
 
-/// 4000×3000 photos of two classes, as a camera stores them: JPEG with halved chroma.
-fn photos(folder: &Path) {
-    let (width, height) = (4000u16, 3000u16);
+/// Photos of two classes.
+fn photos(folder: &Path, [width, height]: [u16; 2]) {
     for (class, photo) in [("a", 0u32), ("a", 1), ("b", 2), ("b", 3)] {
         let pixels: Vec<u8> = (0..u32::from(width) * u32::from(height))
             .flat_map(|i| {
@@ -96,7 +95,8 @@ fn a_plan_is_a_ceiling() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let (data, model) = (folder.path().join("data"), folder.path().join("base"));
-    photos(&data);
+    // Twelve megapixels, as a camera takes them.
+    photos(&data, [4000, 3000]);
     synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
 
     let budget = Budget(24 << 20);
@@ -134,7 +134,8 @@ fn memory_grows_with_the_batch_by_its_labels_and_derivatives_only() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
     let (data, model) = (folder.path().join("data"), folder.path().join("tiny"));
-    photos(&data);
+    // Small, so that it does not matter when they are decoded.
+    photos(&data, [64, 48]);
     synthesise(&model, SynthArch::VitTinyPatch16_224, SynthNames::Transformers, SynthDtype::F16, 0).unwrap();
     let peaks = [8, 64].map(|batch| run(&model, &data, &TuneOptions { steps: 1, ..options(batch, 2) }, WISHES, None).0);
     let most = (64 - 8) * (16 + 4 * 2);
