@@ -10,9 +10,7 @@
 use clap::Parser;
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::model::LoadOptions;
-use foretune::tune::{
-    AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions,
-};
+use foretune::tune::{AugmentKind, Compare, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
 use foretune::{Model, engine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

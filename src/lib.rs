@@ -6,6 +6,9 @@ pub mod backend;
 mod container;
 pub mod cpu;
 pub mod data;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod demo;
 pub mod encoder;
 pub mod engine;
 pub mod error;

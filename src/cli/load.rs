@@ -93,7 +93,7 @@ impl Classifier {
 }
 
 /// The checkpoint's own classifier.
-fn own_head(model: &Model) -> Result<Head> {
+pub(super) fn own_head(model: &Model) -> Result<Head> {
     model.head()?.ok_or_else(|| {
         let path = model.path.display();
         Error::Options(format!("{path}: this checkpoint has no classifier; give --adapter"))
