@@ -115,7 +115,10 @@ mod tests {
             }
             hash.finalize().to_hex()[..16].to_owned()
         };
-        assert_eq!([hash(0, false), hash(3, false), hash(3, true)], ["", "", ""]);
+        assert_eq!(
+            [hash(0, false), hash(3, false), hash(3, true)],
+            ["b6f31e0ac95e7aff", "60350d7c550d4469", "89220ab732d93534"]
+        );
     }
 
     #[test]

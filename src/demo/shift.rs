@@ -3,7 +3,7 @@
 use super::draw::Scene;
 
 /// Contrast that is left about [`LEVEL`].
-const CONTRAST: f64 = 0.35;
+const CONTRAST: f64 = 0.3;
 /// The haze's brightness.
 const LEVEL: f64 = 0.62;
 /// Gain of red, green and blue.
