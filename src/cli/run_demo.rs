@@ -68,11 +68,11 @@ fn options(seed: u64) -> TuneOptions {
         guess: GuessKind::WeightTranspose,
         head: HeadKind::Pretrained,
         insert_at: 2,
-        prompts: 4,
+        prompts: 8,
         tangents: 4,
-        lr: 0.03,
+        lr: 0.3,
         weight_decay: 0.0,
-        steps: 300,
+        steps: 400,
         batch: 32,
         // A mirrored crescent is nothing the model knows.
         augment: AugmentKind::None,
@@ -161,6 +161,7 @@ fn report(findings: &Findings, job: &DemoJob, folder: &Folder, global: &Global) 
             "seconds": elapsed.as_secs_f64(),
             "peak_memory_bytes": peak,
             "peak_memory_bytes_with_oracle": with_oracle,
+            "next": commands(folder, job.seed),
         }));
     }
     let mut table = Table::new(["test images", "model", "accuracy", "loss"]);
@@ -184,26 +185,29 @@ fn report(findings: &Findings, job: &DemoJob, folder: &Folder, global: &Global) 
     if global.quiet {
         return Ok(());
     }
-    output::line(&format!("\nTry next:\n{}", commands(folder, job.seed)))
+    output::line(&format!("\nTry next:\n  {}", commands(folder, job.seed).join("\n  ")))
 }
 
 /// Commands that go on from the demo's folder; the first tunes the same adapter again.
-fn commands(folder: &Folder, seed: u64) -> String {
+fn commands(folder: &Folder, seed: u64) -> [String; 4] {
     let program = std::env::args().next().unwrap_or_else(|| "foretune".into());
+    let program = quoted(Path::new(&program));
+    let [model, shifted, adapter] = [folder.model(), folder.shifted(), folder.adapter()].map(|path| quoted(&path));
+    let again = quoted(&folder.adapter().with_file_name("again.safetensors"));
+    let image = quoted(&folder.shifted().join("images/009.star/test_0000.png"));
+    let data = format!("--model {model} --data {shifted} --format cub");
     let TuneOptions { insert_at, prompts, tangents, lr, weight_decay, steps, warmup, batch, .. } = options(seed);
     let TuneOptions { val_fraction, eval_every, .. } = options(seed);
-    let [model, shifted, adapter] = [folder.model(), folder.shifted(), folder.adapter()].map(|path| quoted(&path));
-    let image = quoted(&folder.shifted().join("images/009.star/test_0000.png"));
-    let again = quoted(&folder.adapter().with_file_name("again.safetensors"));
-    let program = quoted(Path::new(&program));
-    format!(
-        "  {program} tune --model {model} --data {shifted} --format cub --out {again} --head pretrained --insert-at {insert_at} \\\n    \
-         --prompts {prompts} --tangents {tangents} --lr {lr} --weight-decay {weight_decay} --steps {steps} --warmup {warmup} \
-         --batch {batch} --augment none \\\n    --val-fraction {val_fraction} --eval-every {eval_every} --seed {seed}\n  \
-         {program} eval --model {model} --data {shifted} --format cub --adapter {adapter}\n  \
-         {program} predict --model {model} --adapter {adapter} {image}\n  \
-         {program} inspect {adapter}"
-    )
+    [
+        format!(
+            "{program} tune {data} --out {again} --head pretrained --insert-at {insert_at} --prompts {prompts} \
+             --tangents {tangents} --lr {lr} --weight-decay {weight_decay} --steps {steps} --warmup {warmup} \
+             --batch {batch} --augment none --val-fraction {val_fraction} --eval-every {eval_every} --seed {seed}"
+        ),
+        format!("{program} eval {data} --adapter {adapter}"),
+        format!("{program} predict --model {model} --adapter {adapter} {image}"),
+        format!("{program} inspect {adapter}"),
+    ]
 }
 
 /// `path` as one word of a shell's command line.

@@ -117,7 +117,7 @@ mod tests {
         };
         assert_eq!(
             [hash(0, false), hash(3, false), hash(3, true)],
-            ["b6f31e0ac95e7aff", "60350d7c550d4469", "89220ab732d93534"]
+            ["b6f31e0ac95e7aff", "60350d7c550d4469", "f33bb9656f1ee0d6"]
         );
     }
 

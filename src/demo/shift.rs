@@ -3,13 +3,13 @@
 use super::draw::Scene;
 
 /// Contrast that is left about [`LEVEL`].
-const CONTRAST: f64 = 0.3;
+const CONTRAST: f64 = 0.25;
 /// The haze's brightness.
 const LEVEL: f64 = 0.62;
 /// Gain of red, green and blue.
 const CAST: [f64; 3] = [1.1, 0.9, 0.6];
 /// Standard deviation of the sensor's noise, of values from 0 to 1.
-const NOISE: f64 = 0.04;
+const NOISE: f64 = 0.03;
 
 /// Low contrast, a colour cast and sensor noise for the pixels `[SIDE, SIDE, 3]` of `scene`, in place.
 pub fn shift(scene: &Scene, pixels: &mut [f64]) {
