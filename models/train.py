@@ -166,7 +166,7 @@ def main():
         "pretrained_cfg": {
             "custom_load": False, "input_size": [3, IMAGE, IMAGE], "fixed_input_size": True, "interpolation": "bicubic",
             "crop_pct": 1.0, "crop_mode": "center", "mean": [MEAN] * 3, "std": [STD] * 3, "num_classes": len(classes),
-            "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head", "license": "mit"},
+            "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head", "license": "mit or apache-2.0"},
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", {"format": "pt"})

@@ -1,6 +1,6 @@
 //! One image from a seed: a textured shape in front of a textured background with distractors, anti-aliased.
 
-use super::shape::Shape;
+use super::shape::{REACH, Shape};
 use crate::rng::{Purpose, Stream};
 use libm::{cos, hypot, sin};
 use std::f64::consts::TAU;
@@ -72,9 +72,10 @@ impl Scene {
         pixels
     }
 
-    /// The shape's box x, y, width, height in pixels, within the image.
+    /// A box x, y, width, height in pixels that holds the shape, within the image.
     pub fn bounding_box(&self) -> [f64; 4] {
         let [x, y, radius] = Parts::new(self).place;
+        let radius = REACH * radius;
         let [left, top] = [x, y].map(|c| (c - radius).max(0.0));
         let [right, bottom] = [x, y].map(|c| (c + radius).min(SIDE as f64));
         [left, top, right - left, bottom - top]

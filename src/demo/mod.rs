@@ -30,3 +30,17 @@ pub fn model() -> Result<Model> {
     let path = Path::new("built-in/model.safetensors");
     Model::from_bytes(path, WEIGHTS.to_vec(), Some(CONFIG), &LoadOptions::default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_knows_the_classes_that_are_drawn() {
+        let model = model().unwrap();
+        assert_eq!(model.spec.image, [SIDE; 2]);
+        assert_eq!(model.class_names, Some(Shape::ALL.map(Shape::class_name).to_vec()));
+        assert_eq!(model.preprocess.crop, [SIDE; 2]);
+        assert!(WEIGHTS.len() <= 4 << 20, "{} bytes", WEIGHTS.len());
+    }
+}
