@@ -18,7 +18,7 @@ pub(super) enum Job {
     Inspect(PathBuf),
     Verify(DataSource),
     Selftest(SelftestJob),
-    Demo(PathBuf),
+    Demo(DemoJob),
     Completions(Shell),
 }
 
@@ -89,6 +89,12 @@ pub(super) struct SelftestJob {
     pub(super) dump: Option<PathBuf>,
 }
 
+#[derive(Debug)]
+pub(super) struct DemoJob {
+    pub(super) out: PathBuf,
+    pub(super) seed: u64,
+}
+
 impl Job {
     /// The job that `cli` asks for.
     ///
@@ -102,7 +108,7 @@ impl Job {
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
-            Command::Demo { out } => Job::Demo(out),
+            Command::Demo { out, seed } => Job::Demo(DemoJob { out, seed }),
             Command::Completions { shell } => Job::Completions(shell),
         };
         Ok((job, cli.global))

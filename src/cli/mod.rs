@@ -6,6 +6,7 @@ mod job;
 mod load;
 mod memory;
 mod output;
+mod run_demo;
 mod run_eval;
 mod run_inspect;
 mod run_predict;
@@ -70,7 +71,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),
         Job::Verify(source) => run_verify::run(&source, global),
         Job::Selftest(job) => run_selftest::run(&job, global),
-        Job::Demo(_) => todo!(),
+        Job::Demo(job) => run_demo::run(&job, global),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.
             let mut script = Vec::new();

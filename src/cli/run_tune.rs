@@ -41,7 +41,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
         resume: job.resume,
     };
     let native = engine::cpu(&model, global.threads.unwrap_or(0))?;
-    interrupt::install()?;
+    interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
     let run = Job {
         model: &model,
