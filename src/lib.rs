@@ -111,6 +111,9 @@ pub mod classifier;
 mod container;
 pub mod cpu;
 pub mod data;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod demo;
 pub mod encoder;
 pub mod engine;
 pub mod error;

@@ -86,11 +86,15 @@ pub(super) enum Command {
     SynthModel(SynthArgs),
     /// Tune a small built-in model on generated images
     ///
-    /// Needs no files: writes images, a model and the tuned adapter, and prints the accuracy before and after.
+    /// Needs no files: writes images, a model and the tuned adapter, and prints the accuracy before and after. The images
+    /// are seen through a worse camera than the model was trained with: low contrast, a colour cast, noise.
     Demo {
         /// Folder to write into
         #[arg(long, value_name = "DIR", default_value = "demo-out")]
         out: PathBuf,
+        /// Seed of the images and the run
+        #[arg(long, value_name = "SEED", default_value_t = 0)]
+        seed: u64,
     },
     /// Print a shell's completion script
     ///

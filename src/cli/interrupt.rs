@@ -11,13 +11,14 @@ pub(super) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Takes over SIGINT, SIGTERM and SIGHUP. To be called once, by commands that save something when they are stopped.
-pub(super) fn install() -> Result<()> {
+/// Takes over SIGINT, SIGTERM and SIGHUP; the first prints `notice`. To be called once, by commands that have something to
+/// finish when they are stopped.
+pub(super) fn install(notice: &'static str) -> Result<()> {
     ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        note("stopping after this step and saving a checkpoint; once more to stop at once");
+        note(notice);
     })
     .map_err(|error| Error::Options(format!("cannot handle Ctrl-C: {error}")))
 }

@@ -27,7 +27,7 @@ pub(super) enum Job {
     Selftest(SelftestJob),
     Plan(Box<PlanJob>),
     Synth(SynthArgs),
-    Demo(PathBuf),
+    Demo(DemoJob),
     Completions(Shell),
 }
 
@@ -110,6 +110,12 @@ pub(super) struct SelftestJob {
     pub(super) dump: Option<PathBuf>,
 }
 
+#[derive(Debug)]
+pub(super) struct DemoJob {
+    pub(super) out: PathBuf,
+    pub(super) seed: u64,
+}
+
 impl Job {
     /// The job that `cli` asks for.
     ///
@@ -125,7 +131,7 @@ impl Job {
             Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
             Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
             Command::SynthModel(args) => Job::Synth(args),
-            Command::Demo { out } => Job::Demo(out),
+            Command::Demo { out, seed } => Job::Demo(DemoJob { out, seed }),
             Command::Completions { shell } => Job::Completions(shell),
         };
         Ok((job, cli.global))

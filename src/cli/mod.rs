@@ -6,6 +6,7 @@ mod job;
 mod load;
 mod memory;
 mod output;
+mod run_demo;
 mod run_eval;
 mod run_inspect;
 mod run_plan;
@@ -73,7 +74,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Selftest(job) => run_selftest::run(&job, global),
         Job::Plan(job) => run_plan::run(&job, global).map(|()| true),
         Job::Synth(args) => model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed).map(|()| true),
-        Job::Demo(_) => todo!(),
+        Job::Demo(job) => run_demo::run(&job, global),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.
             let mut script = Vec::new();

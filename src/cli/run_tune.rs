@@ -47,7 +47,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
     let resources = Resources::of_plan(&plan, saving, job.resume);
     let native = engine::cpu(&model, global.threads.unwrap_or(0))?;
-    interrupt::install()?;
+    interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
     let run = Job {
         model: &model,

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub(super) const FETCH_OWN: &str = "use the config.json that belongs to this checkpoint";
 
 /// Advice when only the image size disagrees.
-pub(super) const RUN_AT: &str = "to run at another size leave config.json as it is and pass --image";
+pub(super) const RUN_AT: &str = "to run at another size leave config.json as it is and pass --image-size";
 
 /// Larger images than this are refused before their position table is allocated.
 const MAX_SIDE: usize = 8192;
@@ -108,7 +108,7 @@ pub(super) fn infer_positions(
     }
     Err(Error::Options(format!(
         "{}: the image size cannot be told from {} position embeddings; \
-         put the model's config.json beside it or pass the size it was trained at with --image HEIGHTxWIDTH",
+         put the model's config.json beside it or pass the size it was trained at with --image-size HEIGHTxWIDTH",
         parts.checkpoint().path().display(),
         facts.positions
     )))

@@ -286,7 +286,7 @@ pub(super) fn infer(parts: &Parts, facts: &Facts, args: Option<&Fields>, options
             Some(image) => image,
             None => {
                 return Err(Error::Options(format!(
-                    "{}: the image size cannot be told without a position embedding; pass --image HEIGHTxWIDTH",
+                    "{}: the image size cannot be told without a position embedding; pass --image-size HEIGHTxWIDTH",
                     path.display()
                 )));
             }

@@ -33,7 +33,7 @@ fn models_that_cannot_be_used() {
         config.to_string()
     };
     let config = good.to_string();
-    let cases: Vec<(&str, Vec<u8>, Option<String>, i32, &str)> = vec![
+    let cases = vec![
         ("cut in the data", whole[..whole.len() - 1].to_vec(), Some(config.clone()), 1, "model.safetensors: "),
         ("cut in the header", whole[..100].to_vec(), Some(config.clone()), 1, "model.safetensors: "),
         ("empty", Vec::new(), Some(config.clone()), 1, "empty"),
