@@ -1,6 +1,6 @@
 //! Speed of the CPU kernels: `cargo bench --bench cpu`, optionally with FORETUNE_ISA and a thread count as argument.
 
-use foretune::cpu::gemm::{Gemm, Start, Strided, StridedMut, Weight};
+use foretune::cpu::gemm::{Gemm, Layout, Matrix, Precision, Start, Strided, StridedMut, Weight};
 use foretune::cpu::{isa::Isa, pool::Pool};
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ fn main() {
     let isa = Isa::detect().unwrap_or_else(|e| panic!("{e}"));
     for threads in std::env::args().skip(1).find_map(|a| a.parse().ok()).map_or(vec![1, 2], |t: usize| vec![t]) {
         let pool = Pool::new(threads).unwrap_or_else(|e| panic!("{e}"));
-        let gemm = Gemm::new(isa, threads).unwrap_or_else(|e| panic!("{e}"));
+        let gemm = Gemm::new(isa, Precision::F32, threads).unwrap_or_else(|e| panic!("{e}"));
         for [m, n, k] in [
             [6400, 576, 192],
             [6400, 192, 192],

@@ -25,7 +25,9 @@ mod tests;
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
 use crate::model::Mlp;
-use gemm::{Gemm, Kernels, Start, Strided, StridedMut, Weight};
+use crate::weights::LinearRef;
+pub use gemm::{Matrix, Precision};
+use gemm::{Gemm, Kernels, Layout, Start, Strided, StridedMut, Weight};
 use isa::Isa;
 use memory::{Buffer, Shared};
 use pool::Pool;
@@ -41,18 +43,6 @@ pub struct CpuBackend {
     kernels: Kernels,
     /// Attention scratch of every thread.
     scratch: Vec<Mutex<Buffer>>,
-}
-
-/// A frozen matrix, row-major.
-pub struct Matrix {
-    data: Vec<f32>,
-    cols: usize,
-}
-
-impl Matrix {
-    fn rows(&self, outputs: Range<usize>) -> &[f32] {
-        &self.data[outputs.start * self.cols..outputs.end * self.cols]
-    }
 }
 
 impl CpuBackend {
@@ -71,10 +61,18 @@ impl CpuBackend {
     /// # Panics
     /// If the CPU lacks it.
     pub fn with_isa(isa: Isa, threads: usize) -> Result<Self> {
+        Self::with_precision(isa, Precision::F32, threads)
+    }
+
+    /// As [`CpuBackend::with_isa`], with linear layers in `precision`; everything else is f32.
+    ///
+    /// # Errors
+    /// Also [`crate::Error::Options`], if the instruction set or the CPU has no products in that precision.
+    pub fn with_precision(isa: Isa, precision: Precision, threads: usize) -> Result<Self> {
         let pool = Pool::new(threads)?;
         Ok(CpuBackend {
             isa,
-            gemm: Gemm::new(isa, pool.threads())?,
+            gemm: Gemm::new(isa, precision, pool.threads())?,
             kernels: Kernels::of(isa),
             scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
             pool,
@@ -121,8 +119,11 @@ impl Backend for CpuBackend {
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
-        debug_assert_eq!(data.len(), rows * cols);
-        Ok(Matrix { data, cols })
+        Ok(Matrix::from_values(rows, cols, data))
+    }
+
+    fn weights(&self, linear: &LinearRef) -> Result<Matrix> {
+        Matrix::mapped(&linear.weight, linear.cols())
     }
 
     fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
@@ -194,14 +195,15 @@ impl Backend for CpuBackend {
         y: &mut Buffer,
         y_offset: usize,
     ) -> Result<()> {
-        let (n, k) = (outputs.len(), linear.weight.cols);
+        let n = outputs.len();
         let start = match &linear.bias {
             None => Start::Zero,
             Some(bias) => Start::Bias { bias: &bias[outputs.clone()], rows: biased },
         };
         let x = Strided { data: &x.buffer[x.offset..], stride: x.stride };
         let y = StridedMut { data: &mut y[y_offset..], stride: n };
-        self.gemm.run(&self.pool, [count, n, k], x, linear.weight.rows(outputs), Weight::Transposed, start, y);
+        let weight = Weight { matrix: &linear.weight, rows: outputs, layout: Layout::Transposed };
+        self.gemm.run(&self.pool, count, x, weight, start, y);
         Ok(())
     }
 
@@ -288,11 +290,11 @@ impl Backend for CpuBackend {
         dx: &mut Buffer,
         dx_offset: usize,
     ) -> Result<()> {
-        let (n, k) = (outputs.len(), linear.weight.cols);
         let start = if accumulate { Start::Keep } else { Start::Zero };
         let dy = Strided { data: &dy.buffer[dy.offset..], stride: dy.stride };
-        let dx = StridedMut { data: &mut dx[dx_offset..], stride: k };
-        self.gemm.run(&self.pool, [count, k, n], dy, linear.weight.rows(outputs), Weight::Plain, start, dx);
+        let dx = StridedMut { data: &mut dx[dx_offset..], stride: linear.weight.cols() };
+        let weight = Weight { matrix: &linear.weight, rows: outputs, layout: Layout::Plain };
+        self.gemm.run(&self.pool, count, dy, weight, start, dx);
         Ok(())
     }
 

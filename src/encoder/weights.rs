@@ -72,7 +72,7 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
 
 fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
     Ok(Linear {
-        weight: backend.matrix(linear.rows(), linear.cols(), linear.read()?)?,
+        weight: backend.weights(linear)?,
         bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()?,
     })
 }
