@@ -71,10 +71,7 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
 }
 
 fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
-    Ok(Linear {
-        weight: backend.weights(linear)?,
-        bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()?,
-    })
+    Ok(Linear { weight: backend.weights(linear)?, bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()? })
 }
 
 fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B>> {

@@ -21,9 +21,7 @@ const SIDE: usize = 16;
 /// Whether the CPU has AMX bf16 and the system has granted its registers to this process.
 pub(super) fn is_available() -> bool {
     static GRANTED: OnceLock<bool> = OnceLock::new();
-    *GRANTED.get_or_init(|| {
-        supported() && request()
-    })
+    *GRANTED.get_or_init(|| supported() && request())
 }
 
 #[allow(unused_unsafe)] // `__cpuid` was unsafe in older compilers.

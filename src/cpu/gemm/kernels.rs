@@ -42,11 +42,16 @@ pub(super) type MicroKernel = unsafe fn(&Tile);
 /// Kernels by vectors, then rows.
 pub(super) type Table<const VECTORS: usize> = [[MicroKernel; MOST_ROWS]; VECTORS];
 
-/// Instances of a `tile<ROWS, VECTORS>` by rows; entries beyond those listed are never used.
+/// Instances of a micro-kernel by rows; entries beyond those listed are never used.
 macro_rules! table {
     ($tile:ident, $vectors:literal: $($rows:literal),*) => {{
         let mut row: [MicroKernel; MOST_ROWS] = [$tile::<1, $vectors>; MOST_ROWS];
         $(row[$rows - 1] = $tile::<$rows, $vectors>;)*
+        row
+    }};
+    ($tile:ident, $vectors:literal, $prefetch:literal: $($rows:literal),*) => {{
+        let mut row: [MicroKernel; MOST_ROWS] = [$tile::<1, $vectors, $prefetch>; MOST_ROWS];
+        $(row[$rows - 1] = $tile::<$rows, $vectors, $prefetch>;)*
         row
     }};
 }
@@ -87,14 +92,15 @@ pub(in crate::cpu) struct Across {
 }
 
 impl Kernels {
+    /// f32 kernels for operands that are in L1.
     pub(in crate::cpu) fn of(isa: Isa) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 use super::avx512::tile;
                 static TABLE: Table<2> = [
-                    table!(tile, 1: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
-                    table!(tile, 2: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
+                    table!(tile, 1, false: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
+                    table!(tile, 2, false: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
                 ];
                 Kernels { format: Format::F32, lanes: 16, vectors: 2, rows: 14, table: &TABLE }
             }
@@ -102,7 +108,7 @@ impl Kernels {
             Isa::Avx2 => {
                 use super::avx2::tile;
                 static TABLE: Table<2> =
-                    [table!(tile, 1: 1, 2, 3, 4, 5, 6), table!(tile, 2: 1, 2, 3, 4, 5, 6)];
+                    [table!(tile, 1, false: 1, 2, 3, 4, 5, 6), table!(tile, 2, false: 1, 2, 3, 4, 5, 6)];
                 Kernels { format: Format::F32, lanes: 8, vectors: 2, rows: 6, table: &TABLE }
             }
             #[cfg(target_arch = "aarch64")]
@@ -121,6 +127,30 @@ impl Kernels {
                 static TABLE: Table<2> = [table!(tile, 1: 1, 2, 3, 4), table!(tile, 2: 1, 2, 3, 4)];
                 Kernels { format: Format::F32, lanes: LANES, vectors: 2, rows: 4, table: &TABLE }
             }
+        }
+    }
+
+    /// f32 kernels for panels that stream from L2.
+    pub(super) fn streaming(isa: Isa) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                use super::avx512::tile;
+                static TABLE: Table<3> = [
+                    table!(tile, 1, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
+                    table!(tile, 2, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
+                    table!(tile, 3, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
+                ];
+                Kernels { format: Format::F32, lanes: 16, vectors: 3, rows: 9, table: &TABLE }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                use super::avx2::tile;
+                static TABLE: Table<2> =
+                    [table!(tile, 1, true: 1, 2, 3, 4, 5, 6), table!(tile, 2, true: 1, 2, 3, 4, 5, 6)];
+                Kernels { format: Format::F32, lanes: 8, vectors: 2, rows: 6, table: &TABLE }
+            }
+            _ => Self::of(isa),
         }
     }
 

@@ -32,7 +32,9 @@ impl Data {
     fn bytes(&self) -> (&[u8], Stored) {
         match self {
             // SAFETY: f32 has no padding, and any bytes are valid u8.
-            Data::Values(v) => (unsafe { std::slice::from_raw_parts(v.as_ptr().cast(), size_of_val(&v[..])) }, Stored::F32),
+            Data::Values(v) => {
+                (unsafe { std::slice::from_raw_parts(v.as_ptr().cast(), size_of_val(&v[..])) }, Stored::F32)
+            }
             Data::Mapped(tensor, stored) => (tensor.bytes(), *stored),
         }
     }

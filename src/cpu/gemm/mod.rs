@@ -9,6 +9,9 @@
 //! falls into: a row's bits depend only on that row and on W. All f32 instruction sets with fused multiply-add give the
 //! same bits. Nothing is allocated after [`Gemm::new`].
 
+// Only x86-64 has bf16 kernels.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -128,8 +131,8 @@ struct Blocking {
     tasks: usize,
 }
 
-/// 384 KiB of panels.
-const F32: Blocking = Blocking { depth: 256, columns: 384, min_columns: 96, min_rows: 128, tasks: 4 };
+/// 432 KiB of panels.
+const F32: Blocking = Blocking { depth: 384, columns: 288, min_columns: 96, min_rows: 128, tasks: 4 };
 /// 576 KiB of panels. Products are so fast that converting rows and weights, and moving y, must be amortised over more.
 const BF16: Blocking = Blocking { depth: 768, columns: 384, min_columns: 192, min_rows: 512, tasks: 1 };
 
@@ -178,7 +181,7 @@ impl Gemm {
     pub fn new(isa: Isa, precision: Precision, threads: usize) -> Result<Self> {
         assert!(isa.is_available());
         let kernels = match precision {
-            Precision::F32 => Kernels::of(isa),
+            Precision::F32 => Kernels::streaming(isa),
             Precision::Bf16 => Kernels::bf16(isa).ok_or_else(|| {
                 Error::Options(format!(
                     "bf16 products need AVX-512 BF16, which this CPU or {} lacks; compute in f32",

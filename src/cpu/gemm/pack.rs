@@ -12,8 +12,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// Elements widened at once: no more than the widest panel.
-const BLOCK: usize = 32;
+/// Elements widened at once: no fewer than the widest panel has columns.
+const BLOCK: usize = 48;
 
 /// A block of W: `columns` of the product's n, `depth` of its k, where rows of `matrix` count from `first`.
 #[derive(Clone)]
@@ -41,11 +41,11 @@ impl Block<'_> {
                 if part.columns.len() < panel {
                     out.write_bytes(0, panel * elements);
                 }
-                match (isa, kernels.format()) {
+                match (kernels.format(), isa) {
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx512, Format::F32) => super::pack_avx512::panel(&part, out),
+                    (Format::F32, Isa::Avx512) => super::pack_avx512::panel(&part, panel, out),
                     #[cfg(target_arch = "x86_64")]
-                    (_, Format::Bf16 { .. }) => super::pack_avx512::bf16_panel(&part, elements, out),
+                    (Format::Bf16 { .. }, _) => super::pack_avx512::bf16_panel(&part, elements, out),
                     _ => part.portable(panel, std::slice::from_raw_parts_mut(out, panel * elements)),
                 }
             }

@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 const LANES: usize = 16;
+/// Columns of a bf16 panel.
 const PANEL: usize = 2 * LANES;
 
 const F32: u8 = 0;
@@ -90,17 +91,17 @@ fn transpose(r: [__m512i; LANES]) -> [__m512i; LANES] {
 /// Packs one f32 panel.
 ///
 /// # Safety
-/// As [`Block::pack`], with AVX-512 F, BW and VL, for at most 32 columns.
+/// As [`Block::pack`], with AVX-512 F, BW and VL, for panels of whole vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn panel(block: &Block, out: *mut f32) {
+pub(super) unsafe fn panel(block: &Block, panel: usize, out: *mut f32) {
     let mut line = 0;
     for run in block.runs() {
         // SAFETY: as promised by the caller; `line` counts the rows of earlier runs.
         unsafe {
             match run.stored {
-                Stored::F32 => rows::<F32>(block, run.bytes, run.rows, line, out),
-                Stored::F16 => rows::<F16>(block, run.bytes, run.rows, line, out),
-                Stored::Bf16 => rows::<BF16>(block, run.bytes, run.rows, line, out),
+                Stored::F32 => rows::<F32>(block, run.bytes, run.rows, line, (out, panel)),
+                Stored::F16 => rows::<F16>(block, run.bytes, run.rows, line, (out, panel)),
+                Stored::Bf16 => rows::<BF16>(block, run.bytes, run.rows, line, (out, panel)),
             }
         }
         line += run.rows;
@@ -110,7 +111,13 @@ pub(super) unsafe fn panel(block: &Block, out: *mut f32) {
 /// # Safety
 /// As [`panel`]; `bytes` holds `count` rows of the matrix, which are the panel's from `line` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn rows<const STORED: u8>(block: &Block, bytes: &[u8], count: usize, line: usize, out: *mut f32) {
+unsafe fn rows<const STORED: u8>(
+    block: &Block,
+    bytes: &[u8],
+    count: usize,
+    line: usize,
+    (out, panel): (*mut f32, usize),
+) {
     let size = if STORED == F32 { 4 } else { 2 };
     let row = block.matrix.cols() * size;
     // SAFETY: loads are masked to the block's rows and stores to its panel.
@@ -119,10 +126,12 @@ unsafe fn rows<const STORED: u8>(block: &Block, bytes: &[u8], count: usize, line
             Layout::Plain => {
                 let width = block.columns.len();
                 for i in 0..count {
-                    let (from, to) = (bytes.as_ptr().add(i * row + block.columns.start * size), out.add((line + i) * PANEL));
-                    _mm512_storeu_ps(to, load::<STORED>(from, width));
-                    let rest = load::<STORED>(from.wrapping_add(LANES * size), width.saturating_sub(LANES));
-                    _mm512_storeu_ps(to.add(LANES), rest);
+                    let from = bytes.as_ptr().add(i * row + block.columns.start * size);
+                    let to = out.add((line + i) * panel);
+                    for c in (0..panel).step_by(LANES) {
+                        let values = load::<STORED>(from.wrapping_add(c * size), width.saturating_sub(c));
+                        _mm512_storeu_ps(to.add(c), values);
+                    }
                 }
             }
             Layout::Transposed => {
@@ -137,7 +146,7 @@ unsafe fn rows<const STORED: u8>(block: &Block, bytes: &[u8], count: usize, line
                                 *r = _mm512_castps_si512(load::<STORED>(from.add(j * row + p * size), depth - p));
                             }
                         }
-                        store_lines(transpose(r), depth - p, columns, out.add(p * PANEL + line + i));
+                        store_lines(transpose(r), depth - p, columns, (out.add(p * panel + line + i), panel));
                     }
                 }
             }
@@ -151,11 +160,11 @@ unsafe fn rows<const STORED: u8>(block: &Block, bytes: &[u8], count: usize, line
 /// The elements are writable.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store_lines(lines: [__m512i; LANES], count: usize, columns: usize, out: *mut f32) {
+unsafe fn store_lines(lines: [__m512i; LANES], count: usize, columns: usize, (out, panel): (*mut f32, usize)) {
     for (l, line) in lines.into_iter().enumerate() {
         if l < count {
             // SAFETY: masked to what the caller promises.
-            unsafe { _mm512_mask_storeu_epi32(out.add(l * PANEL).cast(), first(columns), line) };
+            unsafe { _mm512_mask_storeu_epi32(out.add(l * panel).cast(), first(columns), line) };
         }
     }
 }
@@ -233,7 +242,7 @@ unsafe fn bf16_rows<const STORED: u8>(
                                 *r = load_pairs::<STORED>(at, depth.saturating_sub(2 * p));
                             }
                         }
-                        store_lines(transpose(r), elements - p, columns, out.add(p * PANEL + line + i));
+                        store_lines(transpose(r), elements - p, columns, (out.add(p * PANEL + line + i), PANEL));
                     }
                 }
             }
