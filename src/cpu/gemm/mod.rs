@@ -11,6 +11,8 @@
 
 // Only x86-64 has bf16 kernels.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+// The loops over rows and vectors of a micro-kernel number registers.
+#![allow(clippy::needless_range_loop)]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -179,7 +179,7 @@ fn agrees_with_f64_in_both_layouts_with_strides_bias_and_accumulation() {
                                 2 if i < biased => bias[j] as f64,
                                 _ => 0.0,
                             };
-                            let tolerance = 4e-8 * (10 + k) as f64;
+                            let tolerance = 8e-8 * (10 + k) as f64;
                             let gap = (found as f64 - sum - base).abs();
                             assert!(gap < tolerance, "{name} {m}×{n}×{k} {layout:?} {mode}: off by {gap:e}");
                         }
