@@ -7,6 +7,7 @@
 use crate::Result;
 use crate::model::{Activation, Mlp};
 use crate::ops::Real;
+use crate::weights::LinearRef;
 use std::ops::Range;
 
 /// Which rows of the stream an operation works on, and how they are numbered in a compact buffer.
@@ -191,6 +192,11 @@ pub trait Backend {
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
     /// A frozen `[rows, cols]` matrix, row-major.
     fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
+    /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored. Errors: a tensor
+    /// cannot be read, or memory is short.
+    fn weights(&self, linear: &LinearRef) -> Result<Self::Matrix> {
+        self.matrix(linear.rows(), linear.cols(), linear.read()?)
+    }
     /// A frozen vector.
     fn vector(&self, data: Vec<Self::Elem>) -> Result<Self::Vector>;
     /// A frozen vector's values.

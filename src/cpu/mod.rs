@@ -26,7 +26,9 @@ use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
 use crate::model::{Mlp, ModelSpec};
 use crate::tune::GuessKind;
-use gemm::{Gemm, Kernels, Start, Strided, StridedMut, Weight};
+use crate::weights::LinearRef;
+use gemm::{Gemm, Kernels, Layout, Start, Strided, StridedMut, Weight};
+pub use gemm::{Matrix, Precision};
 use isa::Isa;
 use memory::{Buffer, Shared};
 use pool::Pool;
@@ -51,19 +53,7 @@ pub fn scratch_bytes(spec: &ModelSpec, tokens: usize, tangents: usize, guess: Gu
         GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
         _ => 0,
     };
-    (Gemm::BYTES_PER_THREAD + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
-}
-
-/// A frozen matrix, row-major.
-pub struct Matrix {
-    data: Vec<f32>,
-    cols: usize,
-}
-
-impl Matrix {
-    fn rows(&self, outputs: Range<usize>) -> &[f32] {
-        &self.data[outputs.start * self.cols..outputs.end * self.cols]
-    }
+    (Gemm::bytes_per_thread(Precision::F32) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
 }
 
 impl CpuBackend {
@@ -82,10 +72,18 @@ impl CpuBackend {
     /// # Panics
     /// If the CPU lacks it.
     pub fn with_isa(isa: Isa, threads: usize) -> Result<Self> {
+        Self::with_precision(isa, Precision::F32, threads)
+    }
+
+    /// As [`CpuBackend::with_isa`], with linear layers in `precision`; everything else is f32.
+    ///
+    /// # Errors
+    /// Also [`crate::Error::Options`], if the instruction set or the CPU has no products in that precision.
+    pub fn with_precision(isa: Isa, precision: Precision, threads: usize) -> Result<Self> {
         let pool = Pool::new(threads)?;
         Ok(CpuBackend {
             isa,
-            gemm: Gemm::new(isa, pool.threads())?,
+            gemm: Gemm::new(isa, precision, pool.threads())?,
             kernels: Kernels::of(isa),
             scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
             pool,
@@ -132,8 +130,11 @@ impl Backend for CpuBackend {
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
-        debug_assert_eq!(data.len(), rows * cols);
-        Ok(Matrix { data, cols })
+        Ok(Matrix::from_values(rows, cols, data))
+    }
+
+    fn weights(&self, linear: &LinearRef) -> Result<Matrix> {
+        Matrix::mapped(&linear.weight, linear.cols())
     }
 
     fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
@@ -205,14 +206,15 @@ impl Backend for CpuBackend {
         y: &mut Buffer,
         y_offset: usize,
     ) -> Result<()> {
-        let (n, k) = (outputs.len(), linear.weight.cols);
+        let n = outputs.len();
         let start = match &linear.bias {
             None => Start::Zero,
             Some(bias) => Start::Bias { bias: &bias[outputs.clone()], rows: biased },
         };
         let x = Strided { data: &x.buffer[x.offset..], stride: x.stride };
         let y = StridedMut { data: &mut y[y_offset..], stride: n };
-        self.gemm.run(&self.pool, [count, n, k], x, linear.weight.rows(outputs), Weight::Transposed, start, y);
+        let weight = Weight { matrix: &linear.weight, rows: outputs, layout: Layout::Transposed };
+        self.gemm.run(&self.pool, count, x, weight, start, y);
         Ok(())
     }
 
@@ -299,11 +301,11 @@ impl Backend for CpuBackend {
         dx: &mut Buffer,
         dx_offset: usize,
     ) -> Result<()> {
-        let (n, k) = (outputs.len(), linear.weight.cols);
         let start = if accumulate { Start::Keep } else { Start::Zero };
         let dy = Strided { data: &dy.buffer[dy.offset..], stride: dy.stride };
-        let dx = StridedMut { data: &mut dx[dx_offset..], stride: k };
-        self.gemm.run(&self.pool, [count, k, n], dy, linear.weight.rows(outputs), Weight::Plain, start, dx);
+        let dx = StridedMut { data: &mut dx[dx_offset..], stride: linear.weight.cols() };
+        let weight = Weight { matrix: &linear.weight, rows: outputs, layout: Layout::Plain };
+        self.gemm.run(&self.pool, count, dy, weight, start, dx);
         Ok(())
     }
 

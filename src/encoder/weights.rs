@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Linear, Norm};
 use crate::model::{Model, ModelSpec};
 use crate::ops::Real;
-use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef};
+use crate::weights::{BlockRef, DType, LinearRef, NormRef, TensorRef};
 use crate::{Error, Result};
 
 /// One transformer block on the device.
@@ -71,10 +71,7 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
 }
 
 fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
-    Ok(Linear {
-        weight: backend.matrix(linear.rows(), linear.cols(), linear.read()?)?,
-        bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()?,
-    })
+    Ok(Linear { weight: backend.weights(linear)?, bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()? })
 }
 
 fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B>> {
@@ -102,9 +99,13 @@ fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
     Ok(table.into_iter().map(T::from_f64).collect())
 }
 
-/// Bytes of [`Weights`] on the host: matrices, vectors and the table of constant tokens.
+/// Bytes of [`Weights`] on the CPU: vectors and the table of constant tokens. Matrices stay mapped where they are stored,
+/// but for those that are stored as f64.
 pub fn weight_bytes(model: &Model) -> u64 {
     let mut elements = model.spec.tokens(0) * model.spec.width;
-    model.vit.for_each_backbone_tensor(|_, tensor| elements += tensor.len());
+    model.vit.for_each_backbone_tensor(|_, tensor| match tensor.dtype() {
+        DType::F32 | DType::F16 | DType::Bf16 if tensor.shape().len() > 1 => {}
+        _ => elements += tensor.len(),
+    });
     (elements * size_of::<f32>()) as u64
 }

@@ -174,14 +174,42 @@ impl TensorRef {
             }
             DType::F16 => widen::<f16, T>(bytes, out, f16::from_le_bytes),
             DType::Bf16 => widen::<bf16, T>(bytes, out, bf16::from_le_bytes),
-            DType::Other(_) => {
-                return Err(self.error(format!("is stored as {}; weights are F32, F16, BF16 or F64", self.dtype)));
-            }
+            DType::Other(_) => return Err(self.not_floating()),
         }
         match out.iter().position(|x| !x.finite()) {
             None => Ok(()),
-            Some(i) => Err(self.error(format!("element {i} is not finite; the file is damaged, fetch it again"))),
+            Some(i) => Err(self.not_finite(i)),
         }
+    }
+
+    /// Looks at every element without converting it.
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub(crate) fn check_finite(&self) -> Result<()> {
+        fn first<const N: usize>(bytes: &[u8], infinite: impl Fn(&[u8; N]) -> bool) -> Option<usize> {
+            // Whole blocks without an early exit, so that the comparison runs in vectors.
+            let elements = bytes.as_chunks::<N>().0;
+            let block = elements.chunks(4096).position(|b| b.iter().fold(false, |found, x| found | infinite(x)))?;
+            elements[block * 4096..].iter().position(infinite).map(|i| block * 4096 + i)
+        }
+        let bytes = self.bytes();
+        let found = match self.dtype {
+            DType::F32 => first(bytes, |x| !f32::from_le_bytes(*x).is_finite()),
+            DType::F64 => first(bytes, |x| !(f64::from_le_bytes(*x) as f32).is_finite()),
+            DType::F16 => first(bytes, |x| u16::from_le_bytes(*x) & 0x7c00 == 0x7c00),
+            DType::Bf16 => first(bytes, |x| u16::from_le_bytes(*x) & 0x7f80 == 0x7f80),
+            DType::Other(_) => return Err(self.not_floating()),
+        };
+        found.map_or(Ok(()), |i| Err(self.not_finite(i)))
+    }
+
+    fn not_floating(&self) -> Error {
+        self.error(format!("is stored as {}; weights are F32, F16, BF16 or F64", self.dtype))
+    }
+
+    fn not_finite(&self, i: usize) -> Error {
+        self.error(format!("element {i} is not finite; the file is damaged, fetch it again"))
     }
 
     /// The elements, converted as [`read_into`](Self::read_into) does.
