@@ -137,11 +137,11 @@ impl Kernels {
             Isa::Avx512 => {
                 use super::avx512::tile;
                 static TABLE: Table<3> = [
-                    table!(tile, 1, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
-                    table!(tile, 2, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
-                    table!(tile, 3, true: 1, 2, 3, 4, 5, 6, 7, 8, 9),
+                    table!(tile, 1, true: 1, 2, 3, 4, 5, 6, 7, 8),
+                    table!(tile, 2, true: 1, 2, 3, 4, 5, 6, 7, 8),
+                    table!(tile, 3, true: 1, 2, 3, 4, 5, 6, 7, 8),
                 ];
-                Kernels { format: Format::F32, lanes: 16, vectors: 3, rows: 9, table: &TABLE }
+                Kernels { format: Format::F32, lanes: 16, vectors: 3, rows: 8, table: &TABLE }
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {

@@ -5,7 +5,9 @@
 //! m/32 (f32) or m/1024 (AMX) cycles for the products, so that a block is packed once for as many rows as a task has.
 
 use super::Layout;
-use super::kernels::{Format, Kernels};
+#[cfg(target_arch = "x86_64")]
+use super::kernels::Format;
+use super::kernels::Kernels;
 use super::matrix::{Matrix, Stored};
 use crate::cpu::isa::Isa;
 use half::slice::HalfFloatSliceExt;
