@@ -10,6 +10,8 @@ use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, Limits, RgbImage};
 use jpeg_decoder::{CodingProcess, PixelFormat};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::cell::OnceCell;
 use std::io::{BufRead, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -84,8 +86,30 @@ pub(crate) struct Source<'a, R> {
     pub length: u64,
     /// For messages.
     pub path: &'a Path,
-    /// Most bytes that decoding may take.
-    pub limit: u64,
+}
+
+/// What decoding may use.
+pub(crate) struct Decoder {
+    /// Most bytes that decoding one image may take.
+    limit: u64,
+    /// Where `jpeg-decoder` does its work, so that nothing goes to the host's global pool. One thread: the rows of a photo
+    /// are decoded one after another and never queued.
+    pool: OnceCell<ThreadPool>,
+}
+
+impl Decoder {
+    pub fn new(limit: u64) -> Self {
+        Decoder { limit, pool: OnceCell::new() }
+    }
+
+    fn pool(&self) -> std::result::Result<&ThreadPool, Failure> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool);
+        }
+        let builder = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "foretune-jpeg".into());
+        let pool = builder.build().map_err(|e| Failure::Problem(format!("cannot start a thread to decode it: {e}")))?;
+        Ok(self.pool.get_or_init(|| pool))
+    }
 }
 
 /// Decodes an image. `shrink(header)` gives the smallest scale that would do, in eighths of the full size (8: all of it, 1: an
@@ -93,17 +117,19 @@ pub(crate) struct Source<'a, R> {
 ///
 /// # Errors
 /// [`Error::Image`] when the file is no JPEG, PNG or WebP, is damaged, or exceeds the caps.
-pub(crate) fn decode<R: BufRead + Seek>(
+pub(crate) fn decode<R: BufRead + Seek + Send>(
+    decoder: &Decoder,
     source: Source<R>,
     shrink: &mut dyn FnMut(&Header) -> Result<u8>,
 ) -> Result<Decoded> {
-    let Source { mut reader, length, path, limit } = source;
+    let Source { mut reader, length, path } = source;
+    let limit = decoder.limit;
     let fail = |problem: String| Error::Image { path: path.to_owned(), problem };
     let start = reader.fill_buf().map_err(|e| Error::io("read", path, e))?;
     let kind = sniff(start).ok_or_else(|| fail(unrecognised(start)))?;
     // The decoders are trusted not to corrupt memory, but a panic on a hostile file must not end the host's process.
     let decoded = catch_unwind(AssertUnwindSafe(|| match kind {
-        Kind::Jpeg => jpeg(reader, length, limit, shrink),
+        Kind::Jpeg => jpeg(decoder, reader, length, shrink),
         Kind::Png => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(limit);
@@ -212,11 +238,12 @@ fn check(width: u32, height: u32, decoding: u64, limit: u64, most: u64) -> std::
 }
 
 fn jpeg(
-    reader: impl BufRead,
+    decoder: &Decoder,
+    reader: impl BufRead + Send,
     length: u64,
-    limit: u64,
     shrink: &mut dyn FnMut(&Header) -> Result<u8>,
 ) -> std::result::Result<Decoded, Failure> {
+    let (limit, pool) = (decoder.limit, decoder.pool()?);
     let mut decoder = jpeg_decoder::Decoder::new(reader);
     decoder.read_info().map_err(damaged)?;
     let info = decoder.info().ok_or_else(|| damaged("no frame header"))?;
@@ -249,7 +276,7 @@ fn jpeg(
     let full = u64::from(width) * u64::from(height);
     let scaled = u64::from(scaled_width) * u64::from(scaled_height);
     check(width.into(), height.into(), coefficients * full + (2 * channels + 3) * scaled, limit, most)?;
-    let data = decoder.decode().map_err(damaged)?;
+    let data = pool.install(|| decoder.decode()).map_err(damaged)?;
     let (width, height) = (u32::from(scaled_width), u32::from(scaled_height));
     let rgb = match info.pixel_format {
         PixelFormat::RGB24 => data,

@@ -2,7 +2,7 @@
 
 use super::Preprocess;
 use super::augment::{self, Augment, Draw, Geometry};
-use super::decode::{self, Decoded, MAX_BYTES, Source};
+use super::decode::{self, Decoded, Decoder, MAX_BYTES, Source};
 use super::resample::{Resample, Scratch};
 use crate::{Error, Result};
 use std::fs::{self, File};
@@ -38,7 +38,7 @@ pub fn decode_image(
     out: &mut [f32],
 ) -> Result<()> {
     check(preprocess, out)?;
-    let source = Source { reader: Cursor::new(bytes), length: bytes.len() as u64, path, limit: MAX_BYTES };
+    let source = Source { reader: Cursor::new(bytes), length: bytes.len() as u64, path };
     Workspace::new(MAX_BYTES).prepare(source, crop, preprocess, Augment::None, UNDRAWN, out)
 }
 
@@ -59,8 +59,7 @@ fn check(preprocess: &Preprocess, out: &[f32]) -> Result<()> {
 
 /// Buffers reused from image to image.
 pub(crate) struct Workspace {
-    /// Most bytes that decoding one image may take.
-    limit: u64,
+    decoder: Decoder,
     scratch: Scratch,
     resized: Vec<u8>,
 }
@@ -68,7 +67,7 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// No buffers yet. Decoding an image may take `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Workspace { limit, scratch: Scratch::default(), resized: Vec::new() }
+        Workspace { decoder: Decoder::new(limit), scratch: Scratch::default(), resized: Vec::new() }
     }
 
     /// As [`load_image`], augmented; `preprocess` and the length of `out` have been checked.
@@ -81,11 +80,11 @@ impl Workspace {
         draw: Draw,
         out: &mut [f32],
     ) -> Result<()> {
-        self.prepare(self.open(path)?, crop, preprocess, augment, draw, out)
+        self.prepare(open(path)?, crop, preprocess, augment, draw, out)
     }
 
     /// As [`Workspace::load`], from any source.
-    fn prepare<R: BufRead + Seek>(
+    fn prepare<R: BufRead + Seek + Send>(
         &mut self,
         source: Source<R>,
         crop: Option<[f32; 4]>,
@@ -96,7 +95,7 @@ impl Workspace {
     ) -> Result<()> {
         let path = source.path;
         let mut geometry = None;
-        let decoded = decode::decode(source, &mut |header| {
+        let decoded = decode::decode(&self.decoder, source, &mut |header| {
             let plan = Geometry::plan(preprocess, augment, draw, header, crop)
                 .map_err(|problem| Error::Image { path: path.to_owned(), problem })?;
             geometry = Some(plan);
@@ -111,28 +110,13 @@ impl Workspace {
 
     /// Reads and decodes `path`, at the smallest scale, for its errors only.
     pub fn verify(&mut self, path: &Path, crop: Option<[f32; 4]>) -> Result<()> {
-        decode::decode(self.open(path)?, &mut |header| match crop.map(|crop| augment::whole_pixels(header, crop)) {
+        decode::decode(&self.decoder, open(path)?, &mut |header| match crop
+            .map(|crop| augment::whole_pixels(header, crop))
+        {
             Some(Err(problem)) => Err(Error::Image { path: path.to_owned(), problem }),
             _ => Ok(1),
         })
         .map(|_| ())
-    }
-
-    fn open<'a>(&self, path: &'a Path) -> Result<Source<'a, BufReader<File>>> {
-        let fail = |source| Error::io("read", path, source);
-        // Looked at before it is opened: opening a pipe would wait.
-        let found = fs::metadata(path).map_err(fail)?;
-        let problem = if found.is_dir() {
-            "this is a folder, not an image".to_owned()
-        } else if !found.is_file() {
-            "this is not a regular file; save it to one first".to_owned()
-        } else if found.len() > MAX_FILE {
-            format!("the file has {} bytes, above the cap of {MAX_FILE}; shrink the image first", found.len())
-        } else {
-            let reader = BufReader::with_capacity(READ, File::open(path).map_err(fail)?);
-            return Ok(Source { reader, length: found.len(), path, limit: self.limit });
-        };
-        Err(Error::Image { path: path.to_owned(), problem })
     }
 
     /// Resizes, crops and normalises.
@@ -185,4 +169,21 @@ impl Workspace {
             }
         }
     }
+}
+
+fn open(path: &Path) -> Result<Source<'_, BufReader<File>>> {
+    let fail = |source| Error::io("read", path, source);
+    // Looked at before it is opened: opening a pipe would wait.
+    let found = fs::metadata(path).map_err(fail)?;
+    let problem = if found.is_dir() {
+        "this is a folder, not an image".to_owned()
+    } else if !found.is_file() {
+        "this is not a regular file; save it to one first".to_owned()
+    } else if found.len() > MAX_FILE {
+        format!("the file has {} bytes, above the cap of {MAX_FILE}; shrink the image first", found.len())
+    } else {
+        let reader = BufReader::with_capacity(READ, File::open(path).map_err(fail)?);
+        return Ok(Source { reader, length: found.len(), path });
+    };
+    Err(Error::Image { path: path.to_owned(), problem })
 }
