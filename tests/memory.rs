@@ -59,11 +59,19 @@ fn photos(folder: &Path, [width, height]: [u16; 2]) {
 }
 
 /// Bytes at the peak of a run of `steps` steps within `budget` over what was live before it, and the plan's total.
-fn run(model: &Path, data: &Path, options: &TuneOptions, wishes: Wishes, budget: Option<Budget>) -> (u64, Plan) {
+fn run(
+    model: &Path,
+    image: usize,
+    data: &Path,
+    options: &TuneOptions,
+    wishes: Wishes,
+    budget: Option<Budget>,
+) -> (u64, Plan) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let plan = {
-        let model = Model::open(model, &LoadOptions::default()).unwrap();
+        let load = LoadOptions { image: Some([image; 2]), ..LoadOptions::default() };
+        let model = Model::open(model, &load).unwrap();
         let dataset = Dataset::open(data, Format::Folder, &OpenOptions::default()).unwrap();
         let planned = Planned {
             model: &model,
@@ -88,6 +96,8 @@ fn options(batch: usize, tangents: usize) -> TuneOptions {
     TuneOptions { batch, tangents, steps: 2, warmup: 0, eval_every: 0, val_fraction: 0.0, ..TuneOptions::default() }
 }
 
+/// Side of the images that models are made for, pixels.
+const IMAGE: usize = 224;
 const WISHES: Wishes = Wishes { micro_batch: 1, threads: 2, decode_threads: 1 };
 
 #[test]
@@ -100,7 +110,7 @@ fn a_plan_is_a_ceiling() {
     synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
 
     let budget = Budget(24 << 20);
-    let (peak, plan) = run(&model, &data, &options(2, 1), WISHES, Some(budget));
+    let (peak, plan) = run(&model, IMAGE, &data, &options(2, 1), WISHES, Some(budget));
     println!("ViT-B/16 within 24 MiB: peak {peak}, plan {}", plan.total());
     assert!(peak <= budget.0, "{peak} bytes of {}", budget.0);
 
@@ -120,12 +130,12 @@ fn a_plan_is_a_ceiling() {
         panic!("a budget of 1 MiB was accepted")
     };
     assert!(matches!(Plan::new(planned, Some(Budget(smallest - 1))), Err(Error::Budget { .. })));
-    let (peak, _) = run(&model, &data, &one, WISHES, Some(Budget(smallest)));
+    let (peak, _) = run(&model, IMAGE, &data, &one, WISHES, Some(Budget(smallest)));
     assert!(peak <= smallest, "{peak} bytes of {smallest}");
 
     // Eight tangents run in the budget of one, in more passes, but for their derivatives.
     let more = 2 * 7 * 4;
-    let (peak, plan) = run(&model, &data, &eight, WISHES, Some(Budget(smallest + more)));
+    let (peak, plan) = run(&model, IMAGE, &data, &eight, WISHES, Some(Budget(smallest + more)));
     assert!(peak <= smallest + more && plan.tangents_per_pass < 8, "{peak} bytes of {smallest}");
 }
 
@@ -138,7 +148,7 @@ fn memory_grows_with_the_batch_by_its_labels_and_derivatives_only() {
     photos(&data, [64, 48]);
     synthesise(&model, SynthArch::VitTinyPatch16_224, SynthNames::Transformers, SynthDtype::F16, 0).unwrap();
     let peaks =
-        [8, 512].map(|batch| run(&model, &data, &TuneOptions { steps: 1, ..options(batch, 2) }, WISHES, None).0);
+        [8, 512].map(|batch| run(&model, 48, &data, &TuneOptions { steps: 1, ..options(batch, 2) }, WISHES, None).0);
     let most = (512 - 8) * (16 + 4 * 2);
     assert!(peaks[1].abs_diff(peaks[0]) <= most, "{peaks:?}");
 }
