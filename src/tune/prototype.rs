@@ -12,7 +12,7 @@ use ndarray::{Array1, Array2};
 /// Search range of τ.
 const TAU_RANGE: [f64; 2] = [1.0, 1000.0];
 /// Temperatures at which the cross entropy is taken, evenly spaced in ln τ; between them it is a parabola to 0.1 % of τ.
-const TAUS: usize = 48;
+const TAUS: usize = 128;
 /// τ when no class has two examples to leave one out of.
 const TAU_DEFAULT: f64 = 16.0;
 
