@@ -8,6 +8,7 @@ use crate::ops::head;
 use crate::{Error, Result};
 use ndarray::Array2;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A model with what turns its images into classes.
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ impl Classifier {
         let ids: Vec<Option<usize>> = dataset.classes.iter().map(id).collect();
         match ids.iter().position(Option::is_none) {
             None => {
-                for item in &mut dataset.items {
+                for item in Arc::make_mut(&mut dataset.items) {
                     // An index into the names, of which there are fewer than 2³².
                     item.label = ids[item.label as usize].unwrap_or_default() as u32;
                 }

@@ -96,7 +96,7 @@ fn data_sets_are_given_the_classifiers_class_ids() {
         root: PathBuf::from("set"),
         format: Format::Folder,
         classes: vec!["class 0".into(), "class 2".into()],
-        items: vec![item(0), item(1)],
+        items: [item(0), item(1)].into(),
         problems: Vec::new(),
     };
     classifier.relabel(&mut dataset).unwrap();

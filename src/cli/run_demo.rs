@@ -144,7 +144,7 @@ fn frozen(
     let mut engine = native.engine(PromptLayout::NONE, resources.micro_batch, 0)?;
     let classifier = classifier::own_head(model)?;
     let photos = Photos {
-        items: dataset.items.clone().into(),
+        items: dataset.items.clone(),
         preprocess: model.preprocess.clone(),
         decode: resources.decode,
         seed: 0,

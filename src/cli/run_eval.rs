@@ -29,7 +29,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
     let micro_batch = wishes.micro_batch.min(indices.len());
     let mut engine = native.engine(classifier.layout, micro_batch, 0)?;
     let photos = Photos {
-        items: dataset.items.clone().into(),
+        items: dataset.items.clone(),
         preprocess: classifier.model.preprocess.clone(),
         decode: DecodeOptions { threads: wishes.decode_threads, ..DecodeOptions::default() },
         seed: 0,

@@ -11,7 +11,7 @@ use foretune::tune::{GuessKind, TuneOptions};
 use serde_json::json;
 
 /// Bytes of a path and its entry in the list of photos: CUB's are about this long.
-const LISTED: u64 = 300;
+const LISTED: u64 = 180;
 
 pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Layout of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +117,7 @@ pub struct Dataset {
     /// Class names; an item's label is an index into them.
     pub classes: Vec<String>,
     /// Images.
-    pub items: Vec<Item>,
+    pub items: Arc<[Item]>,
     /// What was left out with `skip_bad`. Classes without training images stay in `classes`, so that labels remain the
     /// data set's own.
     pub problems: Vec<Problem>,
@@ -184,7 +185,7 @@ impl Dataset {
             log::warn!("{}: {report}\ncontinuing without them", root.display());
         }
         let Listing { classes, items, problems, .. } = listing;
-        Ok(Dataset { root: root.to_owned(), format, classes, items, problems })
+        Ok(Dataset { root: root.to_owned(), format, classes, items: items.into(), problems })
     }
 
     /// Indices of the images of `split`, in order.
@@ -215,6 +216,7 @@ impl Dataset {
         for (index, item) in self.items.iter().enumerate().filter(|(_, item)| item.split == Split::Train) {
             members[item.label as usize].push(index);
         }
+        let items = Arc::make_mut(&mut self.items);
         for (class, mut members) in members.into_iter().enumerate().filter(|(_, members)| members.len() > 1) {
             let count = ((members.len() as f64 * fraction).round() as usize).clamp(1, members.len() - 1);
             // The class in the epoch's place, and a tangent no shuffle uses: every class has its own sequence.
@@ -223,7 +225,7 @@ impl Dataset {
             for (place, word) in (0..count).zip(stream.words()) {
                 let rest = (members.len() - place) as u64;
                 members.swap(place, place + ((u64::from(word) * rest) >> 32) as usize);
-                self.items[members[place]].split = Split::Val;
+                items[members[place]].split = Split::Val;
             }
         }
     }
@@ -231,7 +233,7 @@ impl Dataset {
     /// Takes out the items at the paths of `problems`, which are remembered in [`Dataset::problems`].
     pub fn skip(&mut self, problems: Vec<Problem>) {
         let bad: std::collections::HashSet<&Path> = problems.iter().map(|problem| problem.path.as_path()).collect();
-        self.items.retain(|item| !bad.contains(item.path.as_path()));
+        self.items = self.items.iter().filter(|item| !bad.contains(item.path.as_path())).cloned().collect();
         self.problems.extend(problems);
     }
 }

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(dataset.class_counts(Split::Train), [3; 10]);
         assert_eq!(dataset.class_counts(Split::Test), [2; 10]);
         assert_eq!(dataset.verify(&mut |_| {}), []);
-        for item in &dataset.items {
+        for item in dataset.items.iter() {
             assert!(item.path.to_string_lossy().contains(&dataset.classes[item.label as usize]), "{item:?}");
             let [x, y, width, height] = item.crop.unwrap();
             assert!(x >= 0.0 && y >= 0.0 && x + width <= SIDE as f32 && y + height <= SIDE as f32, "{item:?}");

@@ -69,8 +69,7 @@ pub struct Planned<'a> {
 /// Bytes that the list of a data set's photos takes, with the lists of indices that splits and epochs need.
 pub fn listing_bytes(dataset: &Dataset) -> u64 {
     let item = |path: &std::path::Path| (size_of::<crate::data::Item>() + path.as_os_str().len() + 3 * 8) as u64;
-    // Decoding threads have a list of their own.
-    2 * dataset.items.iter().map(|i| item(&i.path)).sum::<u64>()
+    dataset.items.iter().map(|i| item(&i.path)).sum::<u64>()
 }
 
 impl Plan {
@@ -156,8 +155,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let exact = if options.guess == GuessKind::Backprop { tape(spec, layout, m) + m * parameters * F32 } else { 0 };
     let head_state = match (options.head, trained) {
         (_, true) => state(head) + 2 * head * F32,
-        // The head itself, its copy in the state, and its bytes in a checkpoint, twice.
-        _ => 4 * head * F32,
+        // The head itself, and its bytes in a checkpoint, twice.
+        _ => 3 * head * F32,
     };
     // Class sums in f64 beside the means.
     let fit = if options.head == HeadKind::Prototype { classes * width * F64 + 4 * width * F64 } else { 0 };

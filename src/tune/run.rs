@@ -103,7 +103,7 @@ pub struct Trained {
 pub fn digest(dataset: &Dataset) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(dataset.classes.len() as u64).to_le_bytes());
-    for item in &dataset.items {
+    for item in dataset.items.iter() {
         let path = item.path.strip_prefix(&dataset.root).unwrap_or(&item.path);
         hasher.update(path.to_string_lossy().as_bytes());
         hasher.update(&[0, item.split as u8]);
@@ -241,7 +241,7 @@ where
 
     fn photos(&self) -> Photos {
         Photos {
-            items: self.dataset.items.clone().into(),
+            items: self.dataset.items.clone(),
             preprocess: self.model.preprocess.clone(),
             decode: self.resources.decode,
             seed: self.options.seed,

@@ -142,7 +142,7 @@ fn a_shared_set_loads_whole() {
     let Some(root) = shared("data/CUB_200_2011_first50") else { return };
     let set = Dataset::open(&root, Format::Cub, &OpenOptions { crop_boxes: true, skip_bad: false }).unwrap();
     let labels: Vec<u32> = set.items.iter().step_by(9).map(|item| item.label).collect();
-    let items: Arc<[Item]> = set.items.into();
+    let items = set.items;
     let requests = (0..items.len()).step_by(9).map(|item| Request { item, epoch: 0, augment: AUGMENTS[2] });
     let options = LoaderOptions { threads: 2, ahead: 16, decode_limit: MAX_BYTES, seed: SEED };
     let mut loader = Loader::new(items, preprocess(), requests, options).unwrap();

@@ -384,7 +384,7 @@ fn the_shared_cars() {
         let subset = Dataset::open(root.path(), Format::Cars, &SKIP).unwrap();
         assert_eq!((subset.classes.len(), subset.items.len()), (196, 823));
         // Both lists agree on every image's class.
-        for item in &subset.items {
+        for item in subset.items.iter() {
             let name = item.path.file_name().unwrap();
             let twin = set.items.iter().find(|twin| twin.path.file_name() == Some(name)).unwrap();
             assert_eq!(subset.classes[item.label as usize], set.classes[twin.label as usize], "{name:?}");

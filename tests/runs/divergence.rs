@@ -95,7 +95,7 @@ fn run(passes: &[usize], plane: usize, value: f32) -> (Result<TrainState>, Seen,
     let mut inner = engine::cpu(&model, 1).unwrap().engine(layout, 5, 1).unwrap();
     let mut engine = Spoiled { inner: &mut inner, passes: passes.to_vec(), plane, value, pass: 0 };
     let photos = Photos {
-        items: dataset.items.clone().into(),
+        items: dataset.items.clone(),
         preprocess: model.preprocess.clone(),
         decode: DecodeOptions::default(),
         seed: options.seed,

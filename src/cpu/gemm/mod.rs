@@ -1,7 +1,7 @@
 //! The one matrix product of the CPU backend: y = x·Wᵀ or x·W on packed micro-kernels of this crate.
 //!
 //! 2·m·n·k FLOPs. A task owns some rows and columns of y. For one block of the depth k after the other it packs its
-//! columns of W into panels ([`pack`]), which then stay in L2, and takes its rows through them a group at a time, which
+//! columns of W into panels (`pack`), which then stay in L2, and takes its rows through them a group at a time, which
 //! stays in L1: a step of the micro-kernel streams only a panel's weights from L2. W is read once per task, x once per task
 //! and y once per block of the depth. Threads share out the columns first, so that few rows' worth of packing is repeated.
 //!
@@ -75,7 +75,7 @@ pub struct Weight<'a> {
 }
 
 impl Weight<'_> {
-    /// [n, k].
+    /// `[n, k]`.
     pub fn shape(&self) -> [usize; 2] {
         match self.layout {
             Layout::Transposed => [self.rows.len(), self.matrix.cols()],
@@ -91,9 +91,9 @@ pub enum Start<'a> {
     Zero,
     /// Its own values: y += x·W.
     Keep,
-    /// `bias` [n] in the first `rows` rows, nothing in the others.
+    /// `bias` `[n]` in the first `rows` rows, nothing in the others.
     Bias {
-        /// [n].
+        /// `[n]`.
         bias: &'a [f32],
         /// Rows that get the bias.
         rows: usize,
