@@ -73,7 +73,10 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Verify(source) => run_verify::run(&source, global),
         Job::Selftest(job) => run_selftest::run(&job, global),
         Job::Plan(job) => run_plan::run(&job, global).map(|()| true),
-        Job::Synth(args) => model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed).map(|()| true),
+        Job::Synth(args) => {
+            model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed)?;
+            output::line(&format!("wrote model.safetensors and config.json into {}", args.out.display())).map(|()| true)
+        }
         Job::Demo(job) => run_demo::run(&job, global),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.
