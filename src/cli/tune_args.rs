@@ -149,7 +149,7 @@ pub(super) struct RunArgs {
     pub(super) no_eval: bool,
     /// Afterwards tune by the exact gradient too, under the same data order, and print its scores beside the others
     ///
-    /// It needs about four times the memory, and shows what the guess leaves unlearned.
-    #[arg(long)]
+    /// It needs several times the memory, which no --budget bounds, and shows what the guess leaves unlearned.
+    #[arg(long, conflicts_with = "budget")]
     pub(super) oracle: bool,
 }

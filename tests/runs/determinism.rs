@@ -1,6 +1,6 @@
 //! One seed gives one adapter, whatever the threads and the micro-batch.
 
-use crate::common::{Bench, success};
+use crate::common::{Bench, failure, success};
 use std::fs;
 
 const COMMON: &str =
@@ -42,6 +42,30 @@ fn threads_and_micro_batch_do_not_change_a_bit() {
         assert!(other != reference, "{options}: the seed changes nothing");
     }
     assert_eq!(bench.outputs(), ["a.checkpoint.safetensors", "a.safetensors"], "nothing else is left");
+}
+
+/// The smallest budget cuts a step into single examples and single tangents.
+#[test]
+fn a_budget_does_not_change_a_bit() {
+    let bench = Bench::new(5, 3);
+    let options = "--steps 3 --batch 6 --tangents 3 --prompts 2 --insert-at 1 --threads 2 --decode-threads 2 --quiet";
+    let tune = |more: &str| bench.tune("a.safetensors", &format!("{options} {more}"));
+    for head in ["--head prototype", "--head linear"] {
+        success(&tune(head));
+        let reference = fs::read(bench.path("out/a.safetensors")).unwrap();
+        fs::remove_file(bench.path("out/a.safetensors")).unwrap();
+
+        let message = failure(&tune(&format!("{head} --budget 1KiB")), 1);
+        let words: Vec<&str> = message.split_whitespace().collect();
+        let smallest: u64 = words[words.len() - 2].parse().unwrap_or_else(|_| panic!("{message}"));
+        failure(&tune(&format!("{head} --budget {}", smallest - 1)), 1);
+        assert!(!bench.path("out/a.safetensors").exists());
+
+        for budget in [smallest, smallest + 10_000, 4 * smallest] {
+            success(&tune(&format!("{head} --budget {budget}")));
+            assert!(fs::read(bench.path("out/a.safetensors")).unwrap() == reference, "{head} within {budget} bytes");
+        }
+    }
 }
 
 #[test]
