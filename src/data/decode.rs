@@ -133,11 +133,11 @@ pub(crate) fn decode<R: BufRead + Seek + Send>(
         Kind::Png => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(limit);
-            let decoder = PngDecoder::with_limits(reader, limits).map_err(describe)?;
+            let decoder = PngDecoder::with_limits(reader, limits).map_err(|e| describe(e, limit))?;
             // Deflate cannot expand by more than 1032, and a pixel has at least one bit.
             other(decoder, length.saturating_mul(8 * 1032), limit, shrink)
         }
-        Kind::WebP => other(WebPDecoder::new(reader).map_err(describe)?, u64::MAX, limit, shrink),
+        Kind::WebP => other(WebPDecoder::new(reader).map_err(|e| describe(e, limit))?, u64::MAX, limit, shrink),
     }));
     match decoded {
         Ok(Ok(decoded)) => Ok(decoded),
@@ -202,11 +202,11 @@ fn unrecognised(start: &[u8]) -> String {
     format!("not a JPEG, PNG or WebP image: {looks}; convert it or take it out")
 }
 
-fn describe(error: image::ImageError) -> Failure {
+fn describe(error: image::ImageError, limit: u64) -> Failure {
     match error {
-        image::ImageError::Limits(_) => Failure::Problem(
-            "decoding it would take more memory than it may; shrink it first, or give a larger budget".into(),
-        ),
+        image::ImageError::Limits(_) => Failure::Problem(format!(
+            "decoding it would take more than the cap of {limit} bytes; shrink it first, or give a larger budget"
+        )),
         error => damaged(error),
     }
 }
@@ -310,7 +310,7 @@ fn other(
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     shrink(&Header { width, height, orientation }).map_err(Failure::Shrink)?;
     let mut data = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut data).map_err(describe)?;
+    decoder.read_image(&mut data).map_err(|e| describe(e, limit))?;
     // As Pillow's convert("RGB"): alpha is dropped, 16-bit samples keep their high byte.
     let rgb: Vec<u8> = match color {
         ColorType::Rgb8 => data,
