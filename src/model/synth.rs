@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::fs::{self, File};
 use std::path::Path;
 
 /// Architectures that can be synthesised, by timm's names.
@@ -145,7 +146,7 @@ impl View for Random {
 /// # Errors
 /// [`Error::Io`] when a file cannot be written.
 pub fn synthesise(folder: &Path, arch: SynthArch, names: SynthNames, dtype: SynthDtype, seed: u64) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let tensors = tensors(arch, names);
     let views = tensors.into_iter().enumerate().map(|(i, (name, shape))| {
         let constant = if name.ends_with("bias") {
@@ -161,7 +162,10 @@ pub fn synthesise(folder: &Path, arch: SynthArch, names: SynthNames, dtype: Synt
     });
     let path = folder.join("model.safetensors");
     replace(&path, |temporary| {
-        safetensors::serialize_to_file(views, None, temporary).map_err(|e| std::io::Error::other(e.to_string()))
+        // safetensors puts a file in place that only its owner may read; give it the permissions of any new file.
+        let permissions = File::create(temporary)?.metadata()?.permissions();
+        safetensors::serialize_to_file(views, None, temporary).map_err(|e| std::io::Error::other(e.to_string()))?;
+        fs::set_permissions(temporary, permissions)
     })?;
     let config = serde_json::to_vec_pretty(&config(arch, names, dtype)).unwrap_or_default();
     crate::files::write_atomic(&folder.join("config.json"), |writer| writer.write_all(&config))
