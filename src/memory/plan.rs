@@ -135,10 +135,7 @@ impl Plan {
 fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOptions) -> Vec<Line> {
     let Planned { model, options, classes, .. } = job;
     let spec = &model.spec;
-    let layout = match options.guess {
-        GuessKind::None => PromptLayout::NONE,
-        _ => PromptLayout { prompts: options.prompts, deep: options.deep, insert_at: options.insert_at },
-    };
+    let layout = options.layout();
     let [m, k, d] = [micro_batch, tangents, spec.width].map(|n| n as u64);
     let [batch, width, classes] = [options.batch, spec.head_width(), classes].map(|n| n as u64);
     let sizes = Sizes::new(spec, layout, micro_batch, tangents);

@@ -1,5 +1,6 @@
 //! What a tuning run is asked to do.
 
+use crate::model::PromptLayout;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +141,14 @@ impl Default for TuneOptions {
 }
 
 impl TuneOptions {
+    /// Where the prompts enter; nowhere when only the head is tuned.
+    pub fn layout(&self) -> PromptLayout {
+        match self.guess {
+            GuessKind::None => PromptLayout::NONE,
+            _ => PromptLayout { prompts: self.prompts, deep: self.deep, insert_at: self.insert_at },
+        }
+    }
+
     /// Checks what can be checked without a model or data.
     ///
     /// # Errors

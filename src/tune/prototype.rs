@@ -116,6 +116,7 @@ impl Means {
 struct Costs<'a> {
     means: &'a Means,
     fitted: &'a Fitted,
+    taus: [f64; TAUS],
     costs: [f64; TAUS],
     examples: usize,
     /// Own cosine, then those to the other classes.
@@ -135,7 +136,8 @@ impl<'a> Costs<'a> {
     fn new(means: &'a Means, fitted: &'a Fitted) -> Self {
         let zeros = || vec![0.0; means.width];
         let (unit, own, rest, cosines) = (zeros(), zeros(), zeros(), Vec::with_capacity(means.counts.len()));
-        Costs { means, fitted, costs: [0.0; TAUS], examples: 0, cosines, unit, own, rest }
+        let taus = std::array::from_fn(|i| tau(i as f64));
+        Costs { means, fitted, taus, costs: [0.0; TAUS], examples: 0, cosines, unit, own, rest }
     }
 
     /// An example against the mean of its own class without it, and the other classes' means. Nothing to leave one out of:
@@ -166,8 +168,7 @@ impl<'a> Costs<'a> {
     /// Adds the cross entropy of `cosines` at every temperature.
     fn count(&mut self) {
         let own = self.cosines[0];
-        for (i, cost) in self.costs.iter_mut().enumerate() {
-            let tau = tau(i as f64);
+        for (cost, tau) in self.costs.iter_mut().zip(self.taus) {
             *cost += self.cosines.iter().map(|&c| (tau * (c - own)).exp()).sum::<f64>().ln();
         }
         self.examples += 1;

@@ -11,7 +11,7 @@ use crate::data::{Dataset, Split};
 use crate::encoder::Encoder;
 use crate::engine::{Engine, Native};
 use crate::memory::Plan;
-use crate::model::{Head, Model, PromptLayout};
+use crate::model::{Head, Model};
 use crate::{Error, Result};
 use ndarray::Array3;
 use serde::Serialize;
@@ -182,7 +182,7 @@ where
             GuessKind::Backprop | GuessKind::None => 0,
             _ => options.tangents.min(self.resources.tangents_per_pass.max(1)),
         };
-        let mut engine = self.native.engine(layout(options), self.micro_batch(), tangents)?;
+        let mut engine = self.native.engine(options.layout(), self.micro_batch(), tangents)?;
         let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
         let state = tuner.run(observer)?.clone();
         let images_per_second = tuner.images_per_second();
@@ -318,7 +318,7 @@ where
     }
 
     fn adapter(&self, options: &TuneOptions, prompts: Array3<f32>, head: Option<Head>, step: u64) -> Adapter {
-        let layout = layout(options);
+        let layout = options.layout();
         Adapter {
             prompts,
             insert_at: layout.insert_at,
@@ -332,12 +332,5 @@ where
             step,
             backbone: Backbone::new(&self.model.spec, &self.model.fingerprint()),
         }
-    }
-}
-
-fn layout(options: &TuneOptions) -> PromptLayout {
-    match options.guess {
-        GuessKind::None => PromptLayout::NONE,
-        _ => PromptLayout { prompts: options.prompts, deep: options.deep, insert_at: options.insert_at },
     }
 }
