@@ -8,6 +8,7 @@
 //! ```
 
 use clap::Parser;
+use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::model::LoadOptions;
 use foretune::tune::{
@@ -198,7 +199,7 @@ fn run_cell(args: &Args, cell: &str) -> Result<(), Failure> {
     let model = Model::open(model, &load)?;
     let mut dataset = Dataset::open(data, args.format, &OpenOptions::default())?;
     dataset.split_validation(args.val_fraction, args.seed);
-    let native = engine::cpu(&model, 0)?;
+    let native = engine::cpu(&model, CpuOptions::default())?;
     let options = TuneOptions {
         guess: cell.guess,
         tangents: args.tangents,

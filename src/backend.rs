@@ -8,7 +8,25 @@ use crate::Result;
 use crate::model::{Activation, Mlp};
 use crate::ops::Real;
 use crate::weights::LinearRef;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
+
+/// What linear layers multiply. Sums, results and everything else are f32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// f32 weights and rows.
+    #[default]
+    F32,
+    /// Weights and rows rounded to nearest bf16.
+    Bf16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
 
 /// Which rows of the stream an operation works on, and how they are numbered in a compact buffer.
 ///
@@ -188,6 +206,10 @@ pub trait Backend {
     /// A frozen vector (or table of vectors).
     type Vector;
 
+    /// What linear layers multiply: it decides the bits of a run.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
     /// `len` zeroed elements. Errors: [`crate::Error::OutOfMemory`].
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
     /// A frozen `[rows, cols]` matrix, row-major.

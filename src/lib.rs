@@ -11,6 +11,7 @@
 //! safetensors file.
 //!
 //! ```
+//! use foretune::cpu::CpuOptions;
 //! use foretune::data::{Dataset, Format, OpenOptions};
 //! use foretune::tune::{Event, Job, Resources, TuneOptions};
 //! use foretune::{LoadOptions, Model, engine};
@@ -32,7 +33,7 @@
 //! let options = TuneOptions { steps: 3, warmup: 1, batch: 4, insert_at: 1, ..TuneOptions::default() };
 //! dataset.split_validation(options.val_fraction, options.seed);
 //!
-//! let native = engine::cpu(&model, 0)?;
+//! let native = engine::cpu(&model, CpuOptions::default())?;
 //! let resources = Resources::default();
 //! let job = Job {
 //!     model: &model,
@@ -57,13 +58,14 @@
 //! A [`Classifier`] is a model with its own head, or with an adapter's prompts, head and preprocessing.
 //!
 //! ```
+//! use foretune::cpu::CpuOptions;
 //! use foretune::data::load_image;
 //! use foretune::{Classifier, LoadOptions, engine, tune};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let (model, adapter, photo) = ("tests/golden/timm_gap", None, "tests/data/images/baseline.jpg");
 //! let classifier = Classifier::open(model.as_ref(), adapter, &LoadOptions::default())?;
-//! let mut engine = engine::cpu(&classifier.model, 0)?.engine(classifier.layout, 1, 0)?;
+//! let mut engine = engine::cpu(&classifier.model, CpuOptions::default())?.engine(classifier.layout, 1, 0)?;
 //!
 //! let preprocess = &classifier.model.preprocess;
 //! let mut image = vec![0.0; preprocess.image_len()];

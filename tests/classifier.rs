@@ -1,6 +1,7 @@
 //! A model with its own classifier, and with an adapter, as the library's callers use it.
 
 use foretune::adapter::{Adapter, Backbone};
+use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, Item, Split};
 use foretune::model::Head;
 use foretune::tune::GuessKind;
@@ -50,7 +51,8 @@ fn without_prompts_an_adapters_head_is_the_only_difference() {
     let adapted = Classifier::open(&model_path, Some(&path), &LoadOptions::default()).unwrap();
     let images = images(&own.model, 3);
     let logits = |classifier: &Classifier| {
-        let mut engine = engine::cpu(&classifier.model, 1).unwrap().engine(classifier.layout, 3, 0).unwrap();
+        let mut engine =
+            engine::cpu(&classifier.model, CpuOptions::threads(1)).unwrap().engine(classifier.layout, 3, 0).unwrap();
         classifier.logits(&mut engine, &images).unwrap()
     };
     let (ours, theirs) = (logits(&own), logits(&adapted));
@@ -71,7 +73,8 @@ fn what_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
     let classifier = Classifier::open(&golden("timm_gap"), None, &LoadOptions::default()).unwrap();
-    let mut engine = engine::cpu(&classifier.model, 1).unwrap().engine(classifier.layout, 2, 0).unwrap();
+    let mut engine =
+        engine::cpu(&classifier.model, CpuOptions::threads(1)).unwrap().engine(classifier.layout, 2, 0).unwrap();
     let pixels = images(&classifier.model, 3);
     for bad in [&pixels[..], &pixels[1..], &[]] {
         assert!(matches!(classifier.logits(&mut engine, bad), Err(Error::Shape { .. })));

@@ -1,5 +1,7 @@
 //! The memory promise: what a plan says is what a run takes, counted allocation by allocation and seen from outside.
 
+use foretune::backend::Precision;
+use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::memory::{Budget, Plan, Planned, Wishes, listing_bytes};
 use foretune::model::{LoadOptions, Model, SynthArch, SynthDtype, SynthNames, synthesise};
@@ -79,11 +81,12 @@ fn run(
             classes: dataset.classes.len(),
             photos: dataset.items_of(Split::Train).len(),
             listing: listing_bytes(&dataset),
+            cpu: CPU,
             wishes,
         };
         let plan = Plan::new(planned, budget).unwrap();
         let resources = Resources::of_plan(&plan, Saving::default(), false);
-        let native = engine::cpu(&model, wishes.threads).unwrap();
+        let native = engine::cpu(&model, CPU).unwrap();
         let job =
             Job { model: &model, native: &native, dataset: &dataset, options, resources: &resources, head_from: None };
         job.train(&mut Silent).unwrap();
@@ -98,7 +101,8 @@ fn options(batch: usize, tangents: usize) -> TuneOptions {
 
 /// Side of the images that models are made for, pixels.
 const IMAGE: usize = 224;
-const WISHES: Wishes = Wishes { micro_batch: 1, threads: 2, decode_threads: 1 };
+const CPU: CpuOptions = CpuOptions { threads: 2, precision: Precision::F32, resident: false };
+const WISHES: Wishes = Wishes { micro_batch: 1, decode_threads: 1 };
 
 #[test]
 fn a_plan_is_a_ceiling() {
@@ -124,6 +128,7 @@ fn a_plan_is_a_ceiling() {
         classes: dataset.classes.len(),
         photos: dataset.items_of(Split::Train).len(),
         listing: listing_bytes(&dataset),
+        cpu: CPU,
         wishes: WISHES,
     };
     let Err(Error::Budget { smallest, .. }) = Plan::new(planned, Some(Budget(1 << 20))) else {

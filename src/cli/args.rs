@@ -3,6 +3,7 @@
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use foretune::backend::Precision;
 use foretune::data::{Format, Split};
 use foretune::memory::Budget;
 use foretune::model::{SynthArch, SynthDtype, SynthNames};
@@ -131,7 +132,16 @@ pub(super) struct ModelArgs {
     /// Attention heads, for weights without config.json whose width does not tell
     #[arg(long, value_name = "N", value_parser = count(1..=4096))]
     pub(super) heads: Option<usize>,
+    /// What linear layers multiply; sums and everything else are f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
+    pub(super) precision: Precision,
+    /// Pack the weights once and keep them in memory, instead of packing from the mapped file in every pass
+    #[arg(long)]
+    pub(super) resident: bool,
 }
+
+pub(super) const PRECISIONS: &[(&str, &str)] =
+    &[("f32", ""), ("bf16", "faster where the CPU has AVX-512 BF16 or AMX; rounds weights and activations to 8 bits")];
 
 /// Which data.
 #[derive(Debug, Args)]
@@ -202,8 +212,8 @@ pub(super) struct SelftestArgs {
     /// Weights of the case [default: those in its folder]
     #[arg(long, value_name = "PATH", requires = "case")]
     pub(super) model: Option<PathBuf>,
-    /// Arithmetic: f32 is the CPU backend, f64 the reference
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_enum)]
+    /// Arithmetic: f32 and bf16 are the CPU backend's, f64 the reference's
+    #[arg(long, visible_alias = "precision", value_name = "TYPE", default_value = "f32", value_enum)]
     pub(super) dtype: Dtype,
     /// Write the computed tensors under the case's names to this safetensors file
     #[arg(long, value_name = "FILE", requires = "case")]
@@ -265,6 +275,7 @@ pub(super) struct SynthArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Dtype {
     F32,
+    Bf16,
     F64,
 }
 

@@ -6,6 +6,7 @@ use super::args::{
 };
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
+use foretune::backend::Precision;
 use foretune::data::{Format, OpenOptions, Split};
 use foretune::memory::Budget;
 use foretune::model::LoadOptions;
@@ -36,6 +37,8 @@ pub(super) enum Job {
 pub(super) struct ModelSource {
     pub(super) path: PathBuf,
     pub(super) options: LoadOptions,
+    pub(super) precision: Precision,
+    pub(super) resident: bool,
 }
 
 /// Which images.
@@ -144,7 +147,8 @@ impl ModelSource {
         if args.image_size.is_some() && adapter.is_some() {
             return Err(Error::Options("--image-size cannot be used with --adapter, which brings its own size".into()));
         }
-        Ok(ModelSource { path: args.model, options: LoadOptions { image: args.image_size, heads: args.heads } })
+        let options = LoadOptions { image: args.image_size, heads: args.heads };
+        Ok(ModelSource { path: args.model, options, precision: args.precision, resident: args.resident })
     }
 }
 

@@ -1,7 +1,8 @@
 //! What several commands begin with: a data set.
 
 use super::args::Global;
-use super::job::DataSource;
+use super::job::{DataSource, ModelSource};
+use foretune::cpu::CpuOptions;
 use foretune::data::Dataset;
 use foretune::memory::Wishes;
 use foretune::{Error, Result};
@@ -38,8 +39,18 @@ pub(super) fn all_unreadable(error: Error, dataset: &Dataset) -> Error {
     Error::Data { path: dataset.root.clone(), problem: text + "\n--skip-bad continues without them" }
 }
 
-/// What a run uses with memory to spare: all cores compute and half as many threads decode, where nothing else was asked for.
-pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, global: &Global) -> Wishes {
-    let threads = global.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
-    Wishes { micro_batch, threads, decode_threads: decode_threads.unwrap_or(threads.div_ceil(2)) }
+/// All cores compute, where nothing else was asked for.
+pub(super) fn threads(global: &Global) -> usize {
+    global.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
+}
+
+/// How the CPU runs a model.
+pub(super) fn cpu(model: &ModelSource, global: &Global) -> CpuOptions {
+    let ModelSource { precision, resident, .. } = *model;
+    CpuOptions { threads: threads(global), precision, resident }
+}
+
+/// What a run uses with memory to spare: half as many threads decode as compute, where nothing else was asked for.
+pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, cpu: CpuOptions) -> Wishes {
+    Wishes { micro_batch, decode_threads: decode_threads.unwrap_or(cpu.threads.div_ceil(2)) }
 }

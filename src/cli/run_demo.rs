@@ -6,7 +6,7 @@ use super::screen::Screen;
 use super::table::Table;
 use super::{interrupt, load, memory, output};
 use foretune::classifier;
-use foretune::cpu::CpuBackend;
+use foretune::cpu::{CpuBackend, CpuOptions};
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::demo::{self, Folder};
 use foretune::engine::{self, Native};
@@ -92,7 +92,8 @@ fn write_and_tune(
 ) -> Result<(Scores, f64, [Option<u64>; 2])> {
     folder.write(seed)?;
     let model = demo::model()?;
-    let native = engine::cpu(&model, global.threads.unwrap_or(0))?;
+    let cpu = CpuOptions::threads(load::threads(global));
+    let native = engine::cpu(&model, cpu)?;
     let options = options(seed);
     let open = |root| {
         let source = DataSource { root, format: Format::Cub, options: OpenOptions::default(), decode_threads: None };
@@ -101,7 +102,7 @@ fn write_and_tune(
     let clean = open(folder.clean())?;
     let mut shifted = open(folder.shifted())?;
     shifted.split_validation(options.val_fraction, options.seed);
-    let threads = load::wishes(options.batch, None, global).decode_threads;
+    let threads = load::wishes(options.batch, None, cpu).decode_threads;
     let decode = DecodeOptions { threads, ..DecodeOptions::default() };
     let resources = Resources { micro_batch: options.batch, decode, ..Resources::default() };
 

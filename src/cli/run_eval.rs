@@ -24,8 +24,9 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         let problem = format!("no images in the {name} split; choose another with --split");
         return Err(Error::Data { path: dataset.root, problem });
     }
-    let native = engine::cpu(&classifier.model, global.threads.unwrap_or(0))?;
-    let wishes = load::wishes(job.micro_batch, job.data.decode_threads, global);
+    let cpu = load::cpu(&job.model, global);
+    let native = engine::cpu(&classifier.model, cpu)?;
+    let wishes = load::wishes(job.micro_batch, job.data.decode_threads, cpu);
     let micro_batch = wishes.micro_batch.min(indices.len());
     let mut engine = native.engine(classifier.layout, micro_batch, 0)?;
     let photos = Photos {

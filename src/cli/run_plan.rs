@@ -15,17 +15,19 @@ const LISTED: u64 = 180;
 
 pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
+    let cpu = load::cpu(&job.model, global);
     let planned = |options| Planned {
         model: &model,
         options,
         classes: job.classes,
         photos: job.images,
         listing: job.images as u64 * LISTED,
-        wishes: load::wishes(job.micro_batch, job.decode_threads, global),
+        cpu,
+        wishes: load::wishes(job.micro_batch, job.decode_threads, cpu),
     };
     let plan = Plan::new(planned(&job.options), job.budget)?;
     let exact = TuneOptions { guess: GuessKind::Backprop, ..job.options.clone() };
-    let wishes = load::wishes(plan.micro_batch, job.decode_threads, global);
+    let wishes = load::wishes(plan.micro_batch, job.decode_threads, cpu);
     let oracle = Plan::new(Planned { wishes, ..planned(&exact) }, None)?;
     if global.json {
         return output::json(&json!({

@@ -3,6 +3,7 @@
 use super::args::Global;
 use super::interrupt;
 use super::job::PredictJob;
+use super::load;
 use super::output::{self, printable};
 use foretune::data::load_image;
 use foretune::engine;
@@ -33,7 +34,7 @@ struct Class {
 /// Whether every image could be read; those that could not have been reported.
 pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
     let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
-    let native = engine::cpu(&classifier.model, global.threads.unwrap_or(0))?;
+    let native = engine::cpu(&classifier.model, load::cpu(&job.model, global))?;
     let mut engine = native.engine(classifier.layout, PASS.min(job.images.len()), 0)?;
     let preprocess = &classifier.model.preprocess;
     let pixels = preprocess.image_len();

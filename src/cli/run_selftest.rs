@@ -14,6 +14,7 @@ const SEED: u64 = 0;
 pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
     let precision = match job.dtype {
         Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
         Dtype::F64 => Precision::F64,
     };
     let checks = match &job.case {

@@ -35,18 +35,20 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     if job.resume && !job.checkpoint.exists() {
         log::warn!("--resume: there is no {}; starting anew", job.checkpoint.display());
     }
+    let cpu = load::cpu(&job.model, global);
     let planned = Planned {
         model: &model,
         options: &options,
         classes: dataset.classes.len(),
         listing: listing_bytes(&dataset),
         photos: train,
-        wishes: load::wishes(job.micro_batch, job.data.decode_threads, global),
+        cpu,
+        wishes: load::wishes(job.micro_batch, job.data.decode_threads, cpu),
     };
     let plan = Plan::new(planned, job.budget)?;
     let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
     let resources = Resources::of_plan(&plan, saving, job.resume);
-    let native = engine::cpu(&model, global.threads.unwrap_or(0))?;
+    let native = engine::cpu(&model, cpu)?;
     interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
     let run = Job {

@@ -36,54 +36,65 @@ use rows::for_ranges;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// f32 on the CPU.
+/// How the CPU computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads of the backend's own; 0: one per core. Results do not depend on them.
+    pub threads: usize,
+    /// What linear layers multiply; everything else is f32. Decides the bits of the result.
+    pub precision: Precision,
+    /// Weights are packed once, into memory of their size in `precision`, instead of from the mapped file in every pass.
+    pub resident: bool,
+}
+
+impl CpuOptions {
+    /// `threads` threads (0: one per core), f32, weights mapped.
+    pub fn threads(threads: usize) -> Self {
+        CpuOptions { threads, ..CpuOptions::default() }
+    }
+}
+
+/// The fast backend: values are f32.
 pub struct CpuBackend {
     isa: Isa,
     pool: Pool,
     gemm: Gemm,
+    resident: bool,
     kernels: Kernels,
     /// Attention scratch of every thread.
     scratch: Vec<Mutex<Buffer>>,
 }
 
 /// Bytes of scratch that each thread needs for passes over `tokens` tokens with `tangents` tangents.
-pub fn scratch_bytes(spec: &ModelSpec, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
+pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
     let dual = attention::scratch_len(spec.head_dim(), tangents);
     let vjp = match guess {
         GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
         _ => 0,
     };
-    (Gemm::bytes_per_thread(Precision::F32) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
+    (Gemm::bytes_per_thread(precision) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
 }
 
 impl CpuBackend {
-    /// A backend on `threads` threads of its own (0: one per core), with the widest instruction set of this CPU or the one
-    /// that [`isa::ISA_VARIABLE`] forces.
+    /// A backend with the widest instruction set of this CPU, or the one that [`isa::ISA_VARIABLE`] forces.
     ///
     /// # Errors
-    /// [`crate::Error::Options`] for an instruction set this CPU lacks or threads the system refuses;
-    /// [`crate::Error::OutOfMemory`].
-    pub fn new(threads: usize) -> Result<Self> {
-        Self::with_isa(Isa::detect()?, threads)
+    /// [`crate::Error::Options`] for an instruction set this CPU lacks, one without products in the precision asked for, or
+    /// threads the system refuses; [`crate::Error::OutOfMemory`].
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        Self::with_isa(Isa::detect()?, options)
     }
 
     /// As [`CpuBackend::new`], with a given instruction set.
     ///
     /// # Panics
     /// If the CPU lacks it.
-    pub fn with_isa(isa: Isa, threads: usize) -> Result<Self> {
-        Self::with_precision(isa, Precision::F32, threads)
-    }
-
-    /// As [`CpuBackend::with_isa`], with linear layers in `precision`; everything else is f32.
-    ///
-    /// # Errors
-    /// Also [`crate::Error::Options`], if the instruction set or the CPU has no products in that precision.
-    pub fn with_precision(isa: Isa, precision: Precision, threads: usize) -> Result<Self> {
-        let pool = Pool::new(threads)?;
+    pub fn with_isa(isa: Isa, options: CpuOptions) -> Result<Self> {
+        let pool = Pool::new(options.threads)?;
         Ok(CpuBackend {
             isa,
-            gemm: Gemm::new(isa, precision, pool.threads())?,
+            gemm: Gemm::new(isa, options.precision, pool.threads())?,
+            resident: options.resident,
             kernels: Kernels::of(isa),
             scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
             pool,
@@ -124,6 +135,10 @@ impl Backend for CpuBackend {
     type Buffer = Buffer;
     type Matrix = Matrix;
     type Vector = Vec<f32>;
+
+    fn precision(&self) -> Precision {
+        self.gemm.precision()
+    }
 
     fn buffer(&self, len: usize) -> Result<Buffer> {
         Buffer::zeroed(len, "an encoder buffer")

@@ -1,7 +1,7 @@
 //! Every operation against the f64 reference, on every instruction set of this CPU.
 
-use super::CpuBackend;
 use super::isa::Isa;
+use super::{CpuBackend, CpuOptions};
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows, hidden_columns};
 use crate::model::{Activation, Mlp};
 use crate::ops::{Real, Reference};
@@ -304,7 +304,8 @@ fn activations<B: Backend>(backend: &B, shape: &Shape, results: &mut Results) {
 #[test]
 fn every_operation_agrees_with_the_f64_reference() {
     let reference = Reference::<f64>::new();
-    let backends: Vec<_> = Isa::available().map(|isa| CpuBackend::with_isa(isa, 2).unwrap()).collect();
+    let backends: Vec<_> =
+        Isa::available().map(|isa| CpuBackend::with_isa(isa, CpuOptions::threads(2)).unwrap()).collect();
     let mut worst = std::collections::BTreeMap::new();
     for shape in shapes() {
         let expected = run(&reference, &shape);
@@ -334,7 +335,7 @@ fn every_operation_agrees_with_the_f64_reference() {
 #[test]
 fn results_do_not_depend_on_threads() {
     for isa in Isa::available() {
-        let [one, three] = [1, 3].map(|threads| CpuBackend::with_isa(isa, threads).unwrap());
+        let [one, three] = [1, 3].map(|threads| CpuBackend::with_isa(isa, CpuOptions::threads(threads)).unwrap());
         for shape in shapes() {
             for ((name, a), (_, b)) in run(&one, &shape).iter().zip(&run(&three, &shape)) {
                 assert!(a == b, "{name} on {}, {shape:?}", isa.name());
@@ -352,7 +353,7 @@ fn example(values: &[f64], planes: usize, examples: usize, b: usize) -> Vec<f64>
 #[test]
 fn results_do_not_depend_on_the_other_examples() {
     for isa in Isa::available() {
-        let backend = CpuBackend::with_isa(isa, 2).unwrap();
+        let backend = CpuBackend::with_isa(isa, CpuOptions::threads(2)).unwrap();
         for mut shape in shapes() {
             shape.examples = 3;
             let planes = 1 + shape.tangents;

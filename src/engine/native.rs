@@ -2,8 +2,8 @@
 
 use super::Engine;
 use crate::Result;
-use crate::backend::Backend;
-use crate::cpu::CpuBackend;
+use crate::backend::{Backend, Precision};
+use crate::cpu::{CpuBackend, CpuOptions};
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
 use crate::guess::{Activation, Directional, Guess, WeightTranspose};
 use crate::memory::guess_rows;
@@ -17,10 +17,10 @@ pub struct Native<B: Backend> {
     weights: Arc<Weights<B>>,
 }
 
-/// Loads `model` onto the CPU with a private pool of `threads` threads (0: one per core). Errors: tensors cannot be
-/// read, memory is short, or `FORETUNE_ISA` names an instruction set this CPU lacks.
-pub fn cpu(model: &Model, threads: usize) -> Result<Native<CpuBackend>> {
-    Native::load(CpuBackend::new(threads)?, model)
+/// Loads `model` onto the CPU. Errors: tensors cannot be read, memory is short, `FORETUNE_ISA` names an instruction set this
+/// CPU lacks, or the CPU has no products in the precision asked for.
+pub fn cpu(model: &Model, options: CpuOptions) -> Result<Native<CpuBackend>> {
+    Native::load(CpuBackend::new(options)?, model)
 }
 
 impl<B: Backend> Native<B> {
@@ -33,6 +33,11 @@ impl<B: Backend> Native<B> {
     /// What the model looks like.
     pub fn spec(&self) -> &ModelSpec {
         self.weights.spec()
+    }
+
+    /// What its linear layers multiply.
+    pub fn precision(&self) -> Precision {
+        self.backend.precision()
     }
 
     /// An engine for passes of up to `examples` examples and `tangents` tangents. Errors: the placement does not fit

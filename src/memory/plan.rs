@@ -2,6 +2,7 @@
 
 use super::Budget;
 use crate::backend::hidden_columns;
+use crate::cpu::{self, CpuOptions};
 use crate::data::{Dataset, MAX_BYTES, decode_bytes};
 use crate::encoder::Sizes;
 use crate::model::{ModelSpec, PromptLayout};
@@ -19,8 +20,6 @@ const F64: u64 = size_of::<f64>() as u64;
 pub struct Wishes {
     /// Examples per pass.
     pub micro_batch: usize,
-    /// Computing threads.
-    pub threads: usize,
     /// Decoding threads.
     pub decode_threads: usize,
 }
@@ -62,6 +61,8 @@ pub struct Planned<'a> {
     pub photos: usize,
     /// Bytes of the list of photos: see [`listing_bytes`].
     pub listing: u64,
+    /// How the CPU computes, its number of threads resolved.
+    pub cpu: CpuOptions,
     /// With memory to spare.
     pub wishes: Wishes,
 }
@@ -172,8 +173,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         Line { name: "workspace", bytes: sizes.work as u64 * F32 },
         Line {
             name: "kernels",
-            bytes: crate::cpu::scratch_bytes(spec, sizes.tokens, tangents, options.guess)
-                * job.wishes.threads.max(1) as u64,
+            bytes: cpu::scratch_bytes(spec, job.cpu.precision, sizes.tokens, tangents, options.guess)
+                * job.cpu.threads.max(1) as u64,
         },
         Line {
             name: "head inputs, logits, images",

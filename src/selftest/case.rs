@@ -3,7 +3,7 @@
 use super::probe::{Inputs, Probe};
 use super::{Check, Precision};
 use crate::backend::Backend;
-use crate::cpu::CpuBackend;
+use crate::cpu::{CpuBackend, CpuOptions};
 use crate::engine::Native;
 use crate::files::write_atomic;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 fn tolerances(precision: Precision) -> [f64; 2] {
     match precision {
         Precision::F32 => [2e-5, 1e-4],
+        Precision::Bf16 => [3e-2, 2e-1],
         Precision::F64 => [1e-9, 1e-9],
     }
 }
@@ -147,7 +148,11 @@ pub fn run_case(folder: &Path, model: Option<&Path>, precision: Precision, dump:
     let options = LoadOptions { image: Some(case.image()?), ..LoadOptions::default() };
     let model = Model::open(model.unwrap_or(folder), &options)?;
     let computed = match precision {
-        Precision::F32 => compute(&case, &model, CpuBackend::new(0)?)?,
+        Precision::F32 => compute(&case, &model, CpuBackend::new(CpuOptions::default())?)?,
+        Precision::Bf16 => {
+            let options = CpuOptions { precision: crate::backend::Precision::Bf16, ..CpuOptions::default() };
+            compute(&case, &model, CpuBackend::new(options)?)?
+        }
         Precision::F64 => compute(&case, &model, Reference::<f64>::new())?,
     };
     if let Some(dump) = dump {
@@ -218,7 +223,9 @@ fn write_dump(path: &Path, case: &Case, computed: &[(&str, Vec<f64>)], precision
     let mut tensors = Vec::new();
     for (name, values) in computed {
         let (dtype, bytes): (_, Vec<u8>) = match precision {
-            Precision::F32 => (Dtype::F32, values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()),
+            Precision::F32 | Precision::Bf16 => {
+                (Dtype::F32, values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect())
+            }
             Precision::F64 => (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
         };
         tensors.push((*name, dtype, case.get(name)?.shape.clone(), bytes));

@@ -15,6 +15,8 @@ use serde::Serialize;
 pub enum Precision {
     /// The CPU backend.
     F32,
+    /// The CPU backend with linear layers in bf16.
+    Bf16,
     /// The reference backend.
     F64,
 }

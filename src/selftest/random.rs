@@ -3,7 +3,7 @@
 
 use super::probe::{Inputs, Probe};
 use super::{Check, relative_error};
-use crate::cpu::CpuBackend;
+use crate::cpu::{CpuBackend, CpuOptions};
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
@@ -32,7 +32,7 @@ const STEP: f64 = 1e-5;
 pub fn run_random(seed: u64) -> Result<Vec<Check>> {
     let model = random_model(seed)?;
     let reference = Native::load(Reference::<f64>::new(), &model)?;
-    let cpu = Native::load(CpuBackend::new(0)?, &model)?;
+    let cpu = Native::load(CpuBackend::new(CpuOptions::default())?, &model)?;
     let head = model.head()?.ok_or_else(|| Error::Options("the random model lost its head".into()))?;
     let prototype = Head::Prototype {
         center: Array1::from(normals(seed, 900, WIDTH, 0.3)),

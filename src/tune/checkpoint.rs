@@ -2,6 +2,7 @@
 
 use super::{Score, TuneOptions};
 use crate::adapter::{HeadTag, push_head, read_head};
+use crate::backend::Precision;
 use crate::container::{self, Decoded, Format, Tensors};
 use crate::data::Preprocess;
 use crate::files::write_atomic;
@@ -25,6 +26,9 @@ pub struct RunIdentity {
     pub dataset: String,
     /// Preprocessing, image size included.
     pub preprocess: Preprocess,
+    /// What linear layers multiply.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// State vectors of an optimizer by name; see [`Optimizer::state`](super::Optimizer::state).
@@ -227,6 +231,7 @@ fn differences(there: &RunIdentity, here: &RunIdentity) -> Vec<String> {
             ("preprocess.", serde_json::to_value(&identity.preprocess)),
             ("model", serde_json::to_value(&identity.fingerprint)),
             ("data set", serde_json::to_value(&identity.dataset)),
+            ("precision", serde_json::to_value(identity.precision)),
         ] {
             // Plain structs of numbers, names and lists cannot fail to become JSON.
             match value.unwrap_or_default() {
@@ -293,6 +298,7 @@ mod tests {
                     mean: [0.1, 0.2, 0.3],
                     std: [0.5; 3],
                 },
+                precision: Precision::Bf16,
             },
             step: 7,
             updates: 6,

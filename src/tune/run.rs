@@ -291,6 +291,7 @@ where
             fingerprint: self.model.fingerprint(),
             dataset: digest(self.dataset),
             preprocess: self.model.preprocess.clone(),
+            precision: self.native.precision(),
         };
         let pretrained = match options.head {
             HeadKind::Pretrained => Some(self.pretrained()?),

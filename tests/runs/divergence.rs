@@ -1,6 +1,8 @@
 //! Steps that are not finite: skipped, counted, reported, and three in a row stop the run at its last checkpoint.
 
 use crate::common::{Bench, failure, success};
+use foretune::backend::Precision;
+use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::encoder::{HeadGradient, Pass, TangentSource};
 use foretune::engine::{self, Engine};
@@ -92,7 +94,7 @@ fn run(passes: &[usize], plane: usize, value: f32) -> (Result<TrainState>, Seen,
         ..TuneOptions::default()
     };
     let layout = PromptLayout { prompts: 2, deep: false, insert_at: 0 };
-    let mut inner = engine::cpu(&model, 1).unwrap().engine(layout, 5, 1).unwrap();
+    let mut inner = engine::cpu(&model, CpuOptions::threads(1)).unwrap().engine(layout, 5, 1).unwrap();
     let mut engine = Spoiled { inner: &mut inner, passes: passes.to_vec(), plane, value, pass: 0 };
     let photos = Photos {
         items: dataset.items.clone(),
@@ -105,6 +107,7 @@ fn run(passes: &[usize], plane: usize, value: f32) -> (Result<TrainState>, Seen,
         fingerprint: model.fingerprint(),
         dataset: digest(&dataset),
         preprocess: model.preprocess.clone(),
+        precision: Precision::F32,
     };
     let path = bench.path("out/run.safetensors");
     let head = Some(zero_linear_head(3, model.spec.head_width()));

@@ -1,6 +1,7 @@
 //! Stopped runs: killed, interrupted, resumed, and the same bytes in the end.
 
 use crate::common::{Bench, Vit, command, failure, foretune, success, text};
+use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::engine;
 use foretune::tune::{
@@ -130,7 +131,7 @@ impl Observer for StopAt {
 fn stopped_at_every_possible_point_a_run_resumes_to_the_same_bits() {
     let bench = Bench::new(5, 2);
     let model = Model::open(&bench.path("model"), &LoadOptions::default()).unwrap();
-    let native = engine::cpu(&model, 1).unwrap();
+    let native = engine::cpu(&model, CpuOptions::threads(1)).unwrap();
     for (head, guess) in [(HeadKind::Prototype, GuessKind::WeightTranspose), (HeadKind::Linear, GuessKind::Backprop)] {
         let options = TuneOptions {
             head,

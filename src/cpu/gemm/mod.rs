@@ -36,6 +36,7 @@ pub use matrix::Matrix;
 use super::isa::Isa;
 use super::memory::{Buffer, Shared};
 use super::pool::Pool;
+pub use crate::backend::Precision;
 use crate::{Error, Result};
 pub(super) use kernels::{Across, Along, Kernels};
 use kernels::{Format, Tile};
@@ -43,16 +44,6 @@ use pack::Block;
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
-
-/// What products are made of. Sums and results are f32 in both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// f32 weights and rows.
-    #[default]
-    F32,
-    /// Weights and rows rounded to nearest bf16.
-    Bf16,
-}
 
 /// How a weight matrix takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +190,11 @@ impl Gemm {
         let packed = (0..threads).map(|_| Ok(Mutex::new(Buffer::zeroed(length, "packed weights")?)));
         let blocking = if precision == Precision::F32 { F32 } else { BF16 };
         Ok(Gemm { isa, kernels, blocking, packed: packed.collect::<Result<_>>()? })
+    }
+
+    /// What products are made of.
+    pub fn precision(&self) -> Precision {
+        if self.kernels.format() == Format::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 
     /// y[m, n] = start + x[m, k]·W, where W gives n and k.
