@@ -148,21 +148,21 @@ impl PatchGrid {
 }
 
 /// γ, β `[d]` and ε of a layer norm on the device.
-pub struct Norm<B: Backend + ?Sized> {
+pub struct Norm<V> {
     /// γ.
-    pub gamma: B::Vector,
+    pub gamma: V,
     /// β.
-    pub beta: B::Vector,
+    pub beta: V,
     /// ε.
     pub eps: f64,
 }
 
 /// W `[n, k]` and b `[n]` of a linear layer on the device.
-pub struct Linear<B: Backend + ?Sized> {
+pub struct Linear<M, V> {
     /// W.
-    pub weight: B::Matrix,
+    pub weight: M,
     /// b.
-    pub bias: Option<B::Vector>,
+    pub bias: Option<V>,
 }
 
 /// A part of a device buffer that starts at `offset` and whose rows are `stride` elements apart.
@@ -255,7 +255,7 @@ pub trait Backend {
         y: &mut Self::Buffer,
     ) -> Result<()>;
     /// Dual layer norm of stream rows: `y = LN(x[rows])`, y compact.
-    fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
+    fn norm(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Self::Buffer, y: &mut Self::Buffer) -> Result<()>;
     /// `y[r, :] = x[r, :]·W[outputs, :]ᵀ` for r < `count`, plus `b[outputs]` for r < `biased`. x's rows start at x.offset;
     /// y's rows start at `y_offset` and are `outputs.len()` wide.
     #[allow(clippy::too_many_arguments)]
@@ -263,7 +263,7 @@ pub trait Backend {
         &self,
         count: usize,
         biased: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         x: At<Self::Buffer>,
         y: &mut Self::Buffer,
@@ -301,7 +301,7 @@ pub trait Backend {
         &self,
         rows: &Rows,
         scale: Option<&Self::Vector>,
-        norm: &Norm<Self>,
+        norm: &Norm<Self::Vector>,
         f: Option<&Self::Buffer>,
         x: &mut Self::Buffer,
         y: &mut Self::Buffer,
@@ -323,7 +323,7 @@ pub trait Backend {
     fn linear_vjp(
         &self,
         count: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         dy: At<Self::Buffer>,
         accumulate: bool,
@@ -334,7 +334,7 @@ pub trait Backend {
     fn norm_vjp(
         &self,
         rows: &Rows,
-        norm: &Norm<Self>,
+        norm: &Norm<Self::Vector>,
         x: &Self::Buffer,
         dy: &Self::Buffer,
         dx: &mut Self::Buffer,

@@ -122,7 +122,7 @@ fn lock(scratch: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
     scratch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn affine(norm: &Norm<CpuBackend>) -> norm::Affine<'_> {
+fn affine(norm: &Norm<Vec<f32>>) -> norm::Affine<'_> {
     norm::Affine { gamma: &norm.gamma, beta: &norm.beta, eps: norm.eps }
 }
 
@@ -205,7 +205,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Buffer, y: &mut Buffer) -> Result<()> {
+    fn norm(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Buffer, y: &mut Buffer) -> Result<()> {
         let (affine, y) = (affine(norm), Shared::new(y));
         for_ranges(&self.pool, rows.primal_len(), |range| self.isa.dispatch(norm::Norm { rows, range, affine, x, y }));
         Ok(())
@@ -215,7 +215,7 @@ impl Backend for CpuBackend {
         &self,
         count: usize,
         biased: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         x: At<Buffer>,
         y: &mut Buffer,
@@ -285,7 +285,7 @@ impl Backend for CpuBackend {
         &self,
         rows: &Rows,
         scale: Option<&Vec<f32>>,
-        norm: &Norm<Self>,
+        norm: &Norm<Self::Vector>,
         f: Option<&Buffer>,
         x: &mut Buffer,
         y: &mut Buffer,
@@ -309,7 +309,7 @@ impl Backend for CpuBackend {
     fn linear_vjp(
         &self,
         count: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         dy: At<Buffer>,
         accumulate: bool,
@@ -324,7 +324,7 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
+    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
         let (affine, dx) = (affine(norm), Shared::new(dx));
         for_ranges(&self.pool, rows.primal_len(), |range| {
             self.isa.dispatch(norm::NormVjp { rows, range, affine, x, dy, dx });

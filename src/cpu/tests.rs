@@ -125,12 +125,12 @@ fn vector<B: Backend>(backend: &B, values: &[f64]) -> B::Vector {
     backend.vector(elements(values)).unwrap()
 }
 
-fn norm<B: Backend>(backend: &B, random: &mut Random, width: usize) -> Norm<B> {
+fn norm<B: Backend>(backend: &B, random: &mut Random, width: usize) -> Norm<B::Vector> {
     let (gamma, beta) = (random.values(width), random.values(width));
     Norm { gamma: vector(backend, &gamma), beta: vector(backend, &beta), eps: 1e-6 }
 }
 
-fn linear<B: Backend>(backend: &B, random: &mut Random, n: usize, k: usize, bias: bool) -> Linear<B> {
+fn linear<B: Backend>(backend: &B, random: &mut Random, n: usize, k: usize, bias: bool) -> Linear<B::Matrix, B::Vector> {
     let (w, b) = (random.values(n * k), random.values(n));
     let weight = backend.matrix(n, k, elements(&w)).unwrap();
     Linear { weight, bias: bias.then(|| vector(backend, &b)) }

@@ -293,7 +293,7 @@ impl<B: Backend> Encoder<B> {
         block: &Block<B>,
         rows: &layout::BlockRows,
         normed: bool,
-        next: Option<&crate::backend::Norm<B>>,
+        next: Option<&crate::backend::Norm<B::Vector>>,
     ) -> Result<()> {
         let backend = &*self.backend;
         let spec = &self.weights.spec;

@@ -8,26 +8,26 @@ use crate::{Error, Result};
 
 /// One transformer block on the device.
 pub struct Block<B: Backend> {
-    pub(crate) norm1: Norm<B>,
-    pub(crate) qkv: Linear<B>,
-    pub(crate) proj: Linear<B>,
+    pub(crate) norm1: Norm<B::Vector>,
+    pub(crate) qkv: Linear<B::Matrix, B::Vector>,
+    pub(crate) proj: Linear<B::Matrix, B::Vector>,
     pub(crate) scale1: Option<B::Vector>,
-    pub(crate) norm2: Norm<B>,
-    pub(crate) fc1: Linear<B>,
-    pub(crate) fc2: Linear<B>,
+    pub(crate) norm2: Norm<B::Vector>,
+    pub(crate) fc1: Linear<B::Matrix, B::Vector>,
+    pub(crate) fc2: Linear<B::Matrix, B::Vector>,
     pub(crate) scale2: Option<B::Vector>,
 }
 
 /// The frozen encoder on the device.
 pub struct Weights<B: Backend> {
     pub(crate) spec: ModelSpec,
-    pub(crate) patch: Linear<B>,
+    pub(crate) patch: Linear<B::Matrix, B::Vector>,
     /// Class and extra tokens with their position embedding, then the patches' position embedding: `[T − p, d]`.
     pub(crate) constant: B::Vector,
-    pub(crate) pre_norm: Option<Norm<B>>,
+    pub(crate) pre_norm: Option<Norm<B::Vector>>,
     pub(crate) blocks: Vec<Block<B>>,
-    pub(crate) norm: Option<Norm<B>>,
-    pub(crate) fc_norm: Option<Norm<B>>,
+    pub(crate) norm: Option<Norm<B::Vector>>,
+    pub(crate) fc_norm: Option<Norm<B::Vector>>,
 }
 
 impl<B: Backend> Weights<B> {
@@ -70,11 +70,11 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
     })
 }
 
-fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B>> {
+fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B::Matrix, B::Vector>> {
     Ok(Linear { weight: backend.weights(linear)?, bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()? })
 }
 
-fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B>> {
+fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B::Vector>> {
     Ok(Norm { gamma: backend.vector(norm.weight.read()?)?, beta: backend.vector(norm.bias.read()?)?, eps })
 }
 

@@ -101,7 +101,7 @@ impl<T: Real> Backend for Reference<T> {
         Ok(())
     }
 
-    fn norm(&self, rows: &Rows, norm: &Norm<Self>, x: &Vec<T>, y: &mut Vec<T>) -> Result<()> {
+    fn norm(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Vec<T>, y: &mut Vec<T>) -> Result<()> {
         norm::dual(rows, &norm.gamma, &norm.beta, norm.eps, x, y);
         Ok(())
     }
@@ -110,7 +110,7 @@ impl<T: Real> Backend for Reference<T> {
         &self,
         count: usize,
         biased: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         x: At<Vec<T>>,
         y: &mut Vec<T>,
@@ -150,7 +150,7 @@ impl<T: Real> Backend for Reference<T> {
         &self,
         rows: &Rows,
         scale: Option<&Vec<T>>,
-        norm: &Norm<Self>,
+        norm: &Norm<Self::Vector>,
         f: Option<&Vec<T>>,
         x: &mut Vec<T>,
         y: &mut Vec<T>,
@@ -168,7 +168,7 @@ impl<T: Real> Backend for Reference<T> {
     fn linear_vjp(
         &self,
         count: usize,
-        linear: &Linear<Self>,
+        linear: &Linear<Self::Matrix, Self::Vector>,
         outputs: Range<usize>,
         dy: At<Vec<T>>,
         accumulate: bool,
@@ -180,7 +180,7 @@ impl<T: Real> Backend for Reference<T> {
         Ok(())
     }
 
-    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self>, x: &Vec<T>, dy: &Vec<T>, dx: &mut Vec<T>) -> Result<()> {
+    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Vec<T>, dy: &Vec<T>, dx: &mut Vec<T>) -> Result<()> {
         let d = norm.gamma.len();
         for (compact, stream) in rows.pairs().take(rows.primal_len()) {
             let x = &x[stream * d..][..d];
