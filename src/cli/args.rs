@@ -85,6 +85,11 @@ pub(super) enum Command {
     Plan(Box<PlanArgs>),
     /// Write a random checkpoint of a real size, to plan, measure and test without a download
     SynthModel(SynthArgs),
+    /// Measure forward and dual passes against what this machine can do
+    ///
+    /// In one run, in turns: the model's linear layers alone, by our matrix product and by the gemm crate's, whose better one
+    /// is the ceiling; then whole passes with K tangents, and the forward pass on one thread. Medians over the rounds.
+    Bench(BenchArgs),
     /// Tune a small built-in model on generated images
     ///
     /// Needs no files: writes images, a model and the tuned adapter, and prints the accuracy before and after. The images
@@ -247,12 +252,57 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Weights; without them a random model is written to a temporary folder
+    #[arg(long, value_name = "PATH", conflicts_with = "arch")]
+    pub(super) model: Option<PathBuf>,
+    /// Architecture of the random model
+    #[arg(long, value_name = "ARCH", default_value = "vit_base_patch16_224", value_parser = choice::<SynthArch>(ARCHS))]
+    pub(super) arch: SynthArch,
+    /// Run at this image size: N, or HEIGHTxWIDTH [default: the checkpoint's]
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub(super) image_size: Option<[usize; 2]>,
+    /// Numbers of tangents K to measure; 0 is the forward pass
+    #[arg(long, value_name = "K,…", default_value = "0,1,2,4,8", value_delimiter = ',', value_parser = count(0..=65_535))]
+    pub(super) tangents: Vec<usize>,
+    /// Images per pass
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count(1..=65_535))]
+    pub(super) micro_batch: usize,
+    /// Prompts
+    #[arg(long, value_name = "P", default_value = "4", value_parser = count(1..=65_535))]
+    pub(super) prompts: usize,
+    /// Block ahead of which the prompts enter
+    #[arg(long, value_name = "BLOCK", default_value_t = 0)]
+    pub(super) insert_at: usize,
+    /// One prompt set per block
+    #[arg(long)]
+    pub(super) deep: bool,
+    /// What linear layers multiply
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
+    pub(super) precision: Precision,
+    /// Pack the weights once instead of in every pass
+    #[arg(long)]
+    pub(super) resident: bool,
+    /// Also show where the time of each pass goes, operation by operation
+    #[arg(long)]
+    pub(super) ops: bool,
+    /// Times that everything is measured
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count(1..=1000))]
+    pub(super) rounds: usize,
+}
+
+const ARCHS: &[(&str, &str)] = &[
+    ("vit_tiny_patch16_224", ""),
+    ("vit_small_patch16_224", ""),
+    ("vit_base_patch16_224", ""),
+    ("vit_large_patch16_224", ""),
+    ("vit_huge_patch14_224", ""),
+];
+
+#[derive(Debug, Args)]
 pub(super) struct SynthArgs {
     /// Architecture
-    #[arg(long, value_name = "ARCH", value_parser = choice::<SynthArch>(&[
-        ("vit_tiny_patch16_224", ""), ("vit_small_patch16_224", ""), ("vit_base_patch16_224", ""),
-        ("vit_large_patch16_224", ""), ("vit_huge_patch14_224", ""),
-    ]))]
+    #[arg(long, value_name = "ARCH", value_parser = choice::<SynthArch>(ARCHS))]
     pub(super) arch: SynthArch,
     /// Stored type
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = choice::<SynthDtype>(&[

@@ -1,8 +1,8 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PlanArgs, PredictArgs, SelftestArgs,
-    SynthArgs,
+    BenchArgs, Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PlanArgs, PredictArgs,
+    SelftestArgs, SynthArgs,
 };
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
@@ -27,6 +27,7 @@ pub(super) enum Job {
     Verify(DataSource),
     Selftest(SelftestJob),
     Plan(Box<PlanJob>),
+    Bench(BenchArgs),
     Synth(SynthArgs),
     Demo(DemoJob),
     Completions(Shell),
@@ -133,6 +134,7 @@ impl Job {
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
             Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
+            Command::Bench(args) => Job::Bench(args),
             Command::SynthModel(args) => Job::Synth(args),
             Command::Demo { out, seed } => Job::Demo(DemoJob { out, seed }),
             Command::Completions { shell } => Job::Completions(shell),

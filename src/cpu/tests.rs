@@ -130,7 +130,13 @@ fn norm<B: Backend>(backend: &B, random: &mut Random, width: usize) -> Norm<B::V
     Norm { gamma: vector(backend, &gamma), beta: vector(backend, &beta), eps: 1e-6 }
 }
 
-fn linear<B: Backend>(backend: &B, random: &mut Random, n: usize, k: usize, bias: bool) -> Linear<B::Matrix, B::Vector> {
+fn linear<B: Backend>(
+    backend: &B,
+    random: &mut Random,
+    n: usize,
+    k: usize,
+    bias: bool,
+) -> Linear<B::Matrix, B::Vector> {
     let (w, b) = (random.values(n * k), random.values(n));
     let weight = backend.matrix(n, k, elements(&w)).unwrap();
     Linear { weight, bias: bias.then(|| vector(backend, &b)) }

@@ -1,7 +1,7 @@
 //! FLOPs of a dual pass, counted from the row sets it works on, so that work that is skipped is not counted.
 
 use super::layout::Geometry;
-use crate::backend::{PatchGrid, hidden_columns};
+use crate::backend::{PatchGrid, Rows, hidden_columns};
 use crate::model::{ModelSpec, PromptLayout};
 
 /// Multiplications and additions of one pass; norms, activations and residuals, some 1 % of them, are left out.
@@ -24,14 +24,7 @@ impl Flops {
         for rows in &g.blocks {
             let [q, kv, out] = [&rows.q, &rows.kv, &rows.out].map(|rows| rows.len() as u64);
             flops.linear += 2 * (q * d * d + kv * d * 2 * d + out * (d * d + d * columns + hidden * d));
-            // A query meets all keys: q·k and P·v. A tangent adds q̇·k and P·ṡ·v over all of them, q·k̇ and P·v̇ over those
-            // that have tangents.
-            let [keys, moving] = [rows.kv.primal(), rows.kv.tangent()].map(|tokens| tokens.len() as u64);
-            let queries = |tokens: &[u32]| (examples * tokens.len()) as u64;
-            let planes = tangents as u64;
-            flops.attention += queries(rows.q.primal()) * 4 * keys * d;
-            flops.attention += planes * queries(rows.q.tangent()) * 2 * keys * d;
-            flops.attention += planes * queries(rows.out.tangent()) * (2 * keys + 4 * moving) * d;
+            flops.attention += attention_flops(&rows.q, &rows.kv, &rows.out, spec.width);
         }
         flops
     }
@@ -40,6 +33,17 @@ impl Flops {
     pub fn total(&self) -> u64 {
         self.linear + self.attention
     }
+}
+
+/// Of dual attention. A query meets all keys: q·k and P·v. A tangent adds q̇·k and P·ṡ·v over all of them, q·k̇ and P·v̇ over
+/// those that have tangents.
+pub fn attention_flops(q: &Rows, kv: &Rows, out: &Rows, width: usize) -> u64 {
+    let [keys, moving] = [kv.primal(), kv.tangent()].map(|tokens| tokens.len() as u64);
+    let queries = |tokens: &[u32]| (q.examples * tokens.len()) as u64;
+    let (d, planes) = (width as u64, q.tangents as u64);
+    queries(q.primal()) * 4 * keys * d
+        + planes * queries(q.tangent()) * 2 * keys * d
+        + planes * queries(out.tangent()) * (2 * keys + 4 * moving) * d
 }
 
 #[cfg(test)]

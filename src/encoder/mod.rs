@@ -14,7 +14,7 @@ mod layout;
 mod vjp;
 mod weights;
 
-pub use flops::Flops;
+pub use flops::{Flops, attention_flops};
 pub use vjp::HeadGradient;
 pub use weights::{Block, Weights, weight_bytes};
 
