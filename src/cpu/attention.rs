@@ -43,6 +43,16 @@ impl Inputs<'_> {
         &self.q[row * self.q_stride + head * self.heads.dim..][..self.heads.dim]
     }
 
+    /// Keys from `row` on, [`Inputs::kv_stride`] apart.
+    fn key_rows(&self, row: usize, head: usize) -> &[f32] {
+        &self.kv[row * self.kv_stride + head * self.heads.dim..]
+    }
+
+    /// Values from `row` on, [`Inputs::kv_stride`] apart.
+    fn value_rows(&self, row: usize, head: usize) -> &[f32] {
+        &self.kv[row * self.kv_stride + self.width() + head * self.heads.dim..]
+    }
+
     /// Keys from `row` on, to be read `keys` rows down: (element of the head, key).
     pub(super) fn keys(&self, row: usize, head: usize) -> Across {
         Across {
@@ -67,7 +77,7 @@ pub(super) fn tiles(queries: usize) -> usize {
 /// Scratch values a task needs.
 pub(super) fn scratch_len(dim: usize, tangents: usize) -> usize {
     let planes = 1 + tangents.min(TANGENTS);
-    QUERIES * (2 * planes * dim + 2 * KEYS + 3 + planes)
+    QUERIES * (2 * planes * dim + 2 * KEYS + 3 + planes) + 3 * KEYS * dim
 }
 
 /// One tile of queries of one head of one example.
@@ -98,6 +108,11 @@ struct Scratch<'a> {
     shrink: &'a mut [f32],
     /// Σ p·ṡ [tangents].
     mean: &'a mut [f32],
+    /// The tile's keys and values, and those of a tangent, [KEYS, dim] each: where they stand they are so far apart that few
+    /// of them fit into the same sets of L1.
+    key: &'a mut [f32],
+    value: &'a mut [f32],
+    moving: &'a mut [f32],
 }
 
 impl<'a> Scratch<'a> {
@@ -110,7 +125,10 @@ impl<'a> Scratch<'a> {
         let (max, rest) = rest.split_at_mut(QUERIES);
         let (sum, rest) = rest.split_at_mut(QUERIES);
         let (shrink, rest) = rest.split_at_mut(QUERIES);
-        Scratch { q, out, p, w, max, sum, shrink, mean: &mut rest[..tangents * QUERIES] }
+        let (mean, rest) = rest.split_at_mut(tangents * QUERIES);
+        let (key, rest) = rest.split_at_mut(KEYS * dim);
+        let (value, rest) = rest.split_at_mut(KEYS * dim);
+        Scratch { q, out, p, w, max, sum, shrink, mean, key, value, moving: &mut rest[..KEYS * dim] }
     }
 }
 
@@ -136,6 +154,23 @@ pub(super) fn transpose_in<'r>(
         filled = i + 1;
     }
     to.chunks_exact_mut(QUERIES).for_each(|line| line[filled..padded].fill(0.0));
+}
+
+/// `[count, dim]` from rows of the kv buffer.
+fn copy_rows(from: &[f32], stride: usize, count: usize, dim: usize, to: &mut [f32]) {
+    for (to, from) in to.chunks_exact_mut(dim).zip(from.chunks(stride)).take(count) {
+        to.copy_from_slice(&from[..dim]);
+    }
+}
+
+/// Rows `[keys, dim]` as (element of the head, key).
+fn dense_keys(rows: &[f32], dim: usize) -> Across {
+    Across { data: rows.as_ptr(), depth: 1, across: dim }
+}
+
+/// Rows `[keys, dim]` as (key, element of the head).
+fn dense_values(rows: &[f32], dim: usize) -> Across {
+    Across { data: rows.as_ptr(), depth: dim, across: 1 }
 }
 
 /// The run of keys from `key` on whose tangents are consecutive: (first key, first tangent, length).
@@ -187,7 +222,9 @@ impl Tile<'_> {
             let end = (start + KEYS).min(keys);
             let (len, first) = (end - start, start == 0);
             let row = kv_rows.primal_row(b, start);
-            let (key, value) = (inputs.keys(row, head), inputs.values(row, head));
+            copy_rows(inputs.key_rows(row, head), inputs.kv_stride, len, dim, s.key);
+            copy_rows(inputs.value_rows(row, head), inputs.kv_stride, len, dim, s.value);
+            let (key, value) = (dense_keys(s.key, dim), dense_values(s.value, dim));
             // SAFETY (here and below): `padded` ≤ QUERIES columns of scratch rows; `len` rows of keys and values.
             unsafe {
                 kernels.multiply([padded, len, dim], along(kernels, s.q), key, false, s.p.as_mut_ptr(), QUERIES);
@@ -211,7 +248,14 @@ impl Tile<'_> {
                 }
                 let mut next = next_run(kv_rows, start, end);
                 while let Some((at, tangent, count)) = next {
-                    let key = inputs.keys(kv_rows.tangent_row(k, b, tangent), head);
+                    copy_rows(
+                        inputs.key_rows(kv_rows.tangent_row(k, b, tangent), head),
+                        inputs.kv_stride,
+                        count,
+                        dim,
+                        s.moving,
+                    );
+                    let key = dense_keys(s.moving, dim);
                     let w = s.w[(at - start) * QUERIES..].as_mut_ptr();
                     unsafe { kernels.multiply([padded, count, dim], along(kernels, s.q), key, true, w, QUERIES) };
                     next = next_run(kv_rows, at + count, end);
@@ -221,7 +265,14 @@ impl Tile<'_> {
                 unsafe { kernels.multiply([padded, dim, len], along(kernels, s.w), value, !first, out, QUERIES) };
                 let mut next = next_run(kv_rows, start, end);
                 while let Some((at, tangent, count)) = next {
-                    let value = inputs.values(kv_rows.tangent_row(k, b, tangent), head);
+                    copy_rows(
+                        inputs.value_rows(kv_rows.tangent_row(k, b, tangent), head),
+                        inputs.kv_stride,
+                        count,
+                        dim,
+                        s.moving,
+                    );
+                    let value = dense_values(s.moving, dim);
                     let p = along(kernels, &s.p[(at - start) * QUERIES..]);
                     unsafe { kernels.multiply([padded, dim, count], p, value, true, out, QUERIES) };
                     next = next_run(kv_rows, at + count, end);
