@@ -214,9 +214,9 @@ pub trait Backend {
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
     /// A frozen `[rows, cols]` matrix, row-major.
     fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
-    /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored. Errors: a tensor
-    /// cannot be read, or memory is short.
-    fn weights(&self, linear: &LinearRef) -> Result<Self::Matrix> {
+    /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored, or prepare it for the
+    /// ranges of `outputs` that [`Backend::linear`] will be asked for. Errors: a tensor cannot be read, or memory is short.
+    fn weights(&self, linear: &LinearRef, _outputs: &[Range<usize>]) -> Result<Self::Matrix> {
         self.matrix(linear.rows(), linear.cols(), linear.read()?)
     }
     /// A frozen vector.

@@ -24,7 +24,8 @@ mod tests;
 
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
-use crate::model::{Mlp, ModelSpec};
+use crate::encoder::products;
+use crate::model::{Mlp, Model, ModelSpec};
 use crate::tune::GuessKind;
 use crate::weights::LinearRef;
 use gemm::{Gemm, Kernels, Layout, Start, Strided, StridedMut, Weight};
@@ -73,6 +74,12 @@ pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tang
         _ => 0,
     };
     (Gemm::bytes_per_thread(precision) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
+}
+
+/// Bytes of the weights that [`CpuOptions::resident`] keeps.
+pub fn resident_bytes(model: &Model, options: CpuOptions) -> u64 {
+    let bytes = || products(model).map(|shape| Gemm::resident_bytes(options.precision, shape)).sum();
+    if options.resident { bytes() } else { 0 }
 }
 
 impl CpuBackend {
@@ -148,8 +155,12 @@ impl Backend for CpuBackend {
         Ok(Matrix::from_values(rows, cols, data))
     }
 
-    fn weights(&self, linear: &LinearRef) -> Result<Matrix> {
-        Matrix::mapped(&linear.weight, linear.cols())
+    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>]) -> Result<Matrix> {
+        let mut matrix = Matrix::mapped(&linear.weight, linear.cols())?;
+        if self.resident {
+            self.gemm.pack(&self.pool, &mut matrix, outputs)?;
+        }
+        Ok(matrix)
     }
 
     fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {

@@ -16,7 +16,7 @@ mod weights;
 
 pub use flops::{Flops, attention_flops};
 pub use vjp::HeadGradient;
-pub use weights::{Block, Weights, weight_bytes};
+pub use weights::{Block, Weights, products, weight_bytes};
 
 use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};

@@ -5,6 +5,7 @@ use crate::model::{Model, ModelSpec};
 use crate::ops::Real;
 use crate::weights::{BlockRef, DType, LinearRef, NormRef, TensorRef};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// One transformer block on the device.
 pub struct Block<B: Backend> {
@@ -38,7 +39,7 @@ impl<B: Backend> Weights<B> {
         let eps = spec.norm_eps;
         let norm = |norm: &NormRef| load_norm(backend, norm, eps);
         Ok(Weights {
-            patch: load_linear(backend, &vit.patch)?,
+            patch: load_linear(backend, &vit.patch, &whole(&vit.patch))?,
             constant: backend.vector(constant_tokens(model)?)?,
             pre_norm: vit.pre_norm.as_ref().map(norm).transpose()?,
             blocks: vit.blocks.iter().map(|block| load_block(backend, block, eps)).collect::<Result<_>>()?,
@@ -60,18 +61,47 @@ fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Blo
     };
     Ok(Block {
         norm1: load_norm(backend, &block.norm1, eps)?,
-        qkv: load_linear(backend, &block.qkv)?,
-        proj: load_linear(backend, &block.proj)?,
+        qkv: load_linear(backend, &block.qkv, &query_and_rest(&block.qkv))?,
+        proj: load_linear(backend, &block.proj, &whole(&block.proj))?,
         scale1: scale(&block.scale1)?,
         norm2: load_norm(backend, &block.norm2, eps)?,
-        fc1: load_linear(backend, &block.fc1)?,
-        fc2: load_linear(backend, &block.fc2)?,
+        fc1: load_linear(backend, &block.fc1, &whole(&block.fc1))?,
+        fc2: load_linear(backend, &block.fc2, &whole(&block.fc2))?,
         scale2: scale(&block.scale2)?,
     })
 }
 
-fn load_linear<B: Backend>(backend: &B, linear: &LinearRef) -> Result<Linear<B::Matrix, B::Vector>> {
-    Ok(Linear { weight: backend.weights(linear)?, bias: linear.bias()?.map(|bias| backend.vector(bias)).transpose()? })
+/// `outputs`: the ranges of them that the encoder computes at a time.
+fn load_linear<B: Backend>(
+    backend: &B,
+    linear: &LinearRef,
+    outputs: &[Range<usize>],
+) -> Result<Linear<B::Matrix, B::Vector>> {
+    let bias = linear.bias()?.map(|bias| backend.vector(bias)).transpose()?;
+    Ok(Linear { weight: backend.weights(linear, outputs)?, bias })
+}
+
+#[expect(clippy::single_range_in_vec_init, reason = "one range of outputs is meant")]
+fn whole(linear: &LinearRef) -> [Range<usize>; 1] {
+    [0..linear.rows()]
+}
+
+fn query_and_rest(qkv: &LinearRef) -> [Range<usize>; 2] {
+    let width = qkv.rows() / 3;
+    [0..width, width..qkv.rows()]
+}
+
+/// Outputs n and depth k of the products that a pass consists of.
+pub fn products(model: &Model) -> impl Iterator<Item = [usize; 2]> {
+    let of = |linear: &LinearRef, outputs: &[Range<usize>]| -> Vec<[usize; 2]> {
+        outputs.iter().map(|outputs| [outputs.len(), linear.cols()]).collect()
+    };
+    let blocks = model.vit.blocks.iter().flat_map(move |block| {
+        let whole =
+            [&block.proj, &block.fc1, &block.fc2].into_iter().flat_map(move |linear| of(linear, &whole(linear)));
+        of(&block.qkv, &query_and_rest(&block.qkv)).into_iter().chain(whole)
+    });
+    of(&model.vit.patch, &whole(&model.vit.patch)).into_iter().chain(blocks)
 }
 
 fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B::Vector>> {

@@ -4,7 +4,7 @@ use super::Budget;
 use crate::backend::hidden_columns;
 use crate::cpu::{self, CpuOptions};
 use crate::data::{Dataset, MAX_BYTES, decode_bytes};
-use crate::encoder::Sizes;
+use crate::encoder::{self, Sizes};
 use crate::model::{ModelSpec, PromptLayout};
 use crate::tune::{DecodeOptions, GuessKind, HeadKind, OptimizerKind, TuneOptions};
 use crate::{Error, Model, Result};
@@ -168,7 +168,7 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         _ => sizes.staging as u64 * F32,
     };
     vec![
-        Line { name: "weights", bytes: crate::encoder::weight_bytes(model) },
+        Line { name: "weights", bytes: encoder::weight_bytes(model) + cpu::resident_bytes(model, job.cpu) },
         Line { name: "dual buffers", bytes: 2 * sizes.stream as u64 * F32 },
         Line { name: "workspace", bytes: sizes.work as u64 * F32 },
         Line {

@@ -6,7 +6,11 @@ use foretune::cpu::gemm::{Gemm, Layout, Matrix, Start, Strided, StridedMut, Weig
 use foretune::cpu::{isa::Isa, pool::Pool};
 use foretune::model::ModelSpec;
 use gemm_common::Parallelism;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Least time that a median is taken over.
+const LEAST: Duration = Duration::from_millis(20);
 
 /// One linear layer of the model.
 struct Shape {
@@ -110,13 +114,11 @@ impl Ceiling {
     pub(super) fn bandwidth(&mut self) -> f64 {
         let (len, threads) = (self.y.len().min(self.x.len()), self.pool.threads());
         let part = len.div_ceil(threads).max(1);
-        let (x, y) = (&self.x[..len], std::sync::Mutex::new(self.y[..len].chunks_mut(part)));
+        let (pool, x, y) = (&self.pool, &self.x[..len], &mut self.y[..len]);
         let seconds = timed(|| {
-            self.pool.for_each(threads, |task, _| {
-                let mut chunks = y.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let Some(to) = chunks.next() else { return };
-                drop(chunks);
-                let from = &x[(task * part).min(len - to.len())..][..to.len()];
+            let parts: Vec<_> = x.chunks(part).zip(y.chunks_mut(part)).map(Mutex::new).collect();
+            pool.for_each(parts.len(), |task, _| {
+                let (from, to) = &mut *parts[task].lock().unwrap_or_else(PoisonError::into_inner);
                 to.copy_from_slice(from);
             });
         });
@@ -128,8 +130,14 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect()
 }
 
-fn timed(run: impl FnOnce()) -> f64 {
-    let start = Instant::now();
+/// Median seconds of a few calls, after one that warms the caches.
+fn timed(mut run: impl FnMut()) -> f64 {
     run();
-    start.elapsed().as_secs_f64()
+    let (began, mut all) = (Instant::now(), Vec::new());
+    while all.len() < 3 || began.elapsed() < LEAST {
+        let start = Instant::now();
+        run();
+        all.push(start.elapsed().as_secs_f64());
+    }
+    super::median(all.into_iter())
 }

@@ -75,8 +75,8 @@ impl Backend for Timed {
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
         self.inner.matrix(rows, cols, data)
     }
-    fn weights(&self, linear: &LinearRef) -> Result<Matrix> {
-        self.inner.weights(linear)
+    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>]) -> Result<Matrix> {
+        self.inner.weights(linear, outputs)
     }
     fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
         self.inner.vector(data)

@@ -1,5 +1,6 @@
 //! Frozen matrices where they are stored: values in memory, or the mapped tensors of a checkpoint in their own dtype.
 
+use super::resident::Panels;
 use crate::Result;
 use crate::weights::{DType, TensorRef};
 use std::ops::Range;
@@ -45,6 +46,8 @@ pub struct Matrix {
     /// The data of rows up to `end`, from where the part before ends.
     parts: Vec<(usize, Data)>,
     cols: usize,
+    /// What of it has been packed for good.
+    pub(super) panels: Vec<Panels>,
 }
 
 /// Consecutive rows in one piece of memory.
@@ -66,7 +69,7 @@ impl Matrix {
         if cfg!(target_endian = "big") {
             values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().to_le()));
         }
-        Matrix { parts: vec![(rows, Data::Values(values))], cols }
+        Matrix { parts: vec![(rows, Data::Values(values))], cols, panels: Vec::new() }
     }
 
     /// The row blocks of `tensors` `[n_i, cols]`, stacked. They stay mapped, but for f64, which is rounded to f32.
@@ -87,7 +90,7 @@ impl Matrix {
             };
             parts.push((end, data));
         }
-        Ok(Matrix { parts, cols })
+        Ok(Matrix { parts, cols, panels: Vec::new() })
     }
 
     /// Rows.

@@ -29,6 +29,7 @@ mod neon;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
+mod resident;
 mod scalar;
 
 pub use matrix::Matrix;
@@ -65,7 +66,13 @@ pub struct Weight<'a> {
     pub layout: Layout,
 }
 
-impl Weight<'_> {
+impl<'a> Weight<'a> {
+    /// The packed weights, if exactly these were packed before.
+    fn resident(&self) -> Option<&'a resident::Panels> {
+        let packed = self.matrix.panels.iter().find(|panels| panels.rows == self.rows);
+        packed.filter(|_| self.layout == Layout::Transposed)
+    }
+
     /// `[n, k]`.
     pub fn shape(&self) -> [usize; 2] {
         match self.layout {
@@ -261,18 +268,27 @@ impl Product<'_> {
         // SAFETY: such kernels are only made where AMX is available.
         #[cfg(target_arch = "x86_64")]
         let _tiles = kernels.uses_tiles().then(|| unsafe { amx::Tiles::new() });
+        let resident = self.weight.resident();
+        let mut before = 0;
         for (index, depth) in blocking.depths(k).enumerate() {
             let elements = kernels.elements(depth.len());
-            debug_assert!(columns.len().next_multiple_of(kernels.panel()) * elements <= panels.len());
-            let block = Block {
-                matrix: self.weight.matrix,
-                first: self.weight.rows.start,
-                layout: self.weight.layout,
-                columns: columns.clone(),
-                depth: depth.clone(),
+            let panels = match resident {
+                Some(resident) => resident.at(columns.start, before, elements),
+                None => {
+                    debug_assert!(columns.len().next_multiple_of(kernels.panel()) * elements <= panels.len());
+                    let block = Block {
+                        matrix: self.weight.matrix,
+                        first: self.weight.rows.start,
+                        layout: self.weight.layout,
+                        columns: columns.clone(),
+                        depth: depth.clone(),
+                    };
+                    // SAFETY: the block lies within W and its panels fit, as asserted.
+                    unsafe { block.pack(*isa, kernels, panels.as_mut_ptr()) };
+                    &*panels
+                }
             };
-            // SAFETY: the block lies within W and its panels fit, as asserted.
-            unsafe { block.pack(*isa, kernels, panels.as_mut_ptr()) };
+            before += elements;
             let mut row = rows.start;
             while row < rows.end {
                 // A group of rows lies entirely before or after the end of the biased rows.

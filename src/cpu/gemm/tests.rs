@@ -259,3 +259,26 @@ fn bf16_is_refused_where_there_is_none() {
     let Err(error) = Gemm::new(Isa::Scalar, Precision::Bf16, 1) else { panic!("accepted") };
     assert!(error.is_usage() && error.to_string().contains("bf16"), "{error}");
 }
+
+#[test]
+fn resident_weights_give_the_bits_of_packed_ones() {
+    let pool = Pool::new(2).unwrap();
+    for (name, gemm) in gemms(2) {
+        for [n, k] in [[192, 192], [65, 385], [7, 1], [768, 769]] {
+            let (x, values) = (values(40 * k, 3), values(n * k, 4));
+            let mut packed = Matrix::from_values(n, k, values.clone());
+            let split = n / 3;
+            gemm.pack(&pool, &mut packed, &[0..n, 0..split, split..n]).unwrap();
+            let mapped = Matrix::from_values(n, k, values);
+            for rows in [0..n, 0..split, split..n, 1..n] {
+                let product = |matrix| {
+                    product(&gemm, &pool, 40, &x, Weight { matrix, rows: rows.clone(), layout: Layout::Transposed })
+                };
+                assert!(product(&packed) == product(&mapped), "{name} {n}×{k}, rows {rows:?}");
+            }
+            let bytes: usize = packed.panels.iter().map(|panels| panels.len() * size_of::<f32>()).sum();
+            let planned = [n, split, n - split].map(|n| Gemm::resident_bytes(gemm.precision(), [n, k]));
+            assert!(bytes as u64 <= planned.iter().sum(), "{name} {n}×{k}: {bytes} of {planned:?}");
+        }
+    }
+}
