@@ -1,6 +1,8 @@
-//! Golden cases of this repository, and of `../shared/fixtures` where it is there, in both precisions.
+//! Golden cases of this repository, and of `../shared/fixtures` where it is there, in every precision.
 
-use foretune::selftest::{Precision, run_case};
+use foretune::backend::Precision;
+use foretune::cpu::{CpuBackend, CpuOptions};
+use foretune::selftest::{Arithmetic, run_case};
 use std::path::{Path, PathBuf};
 
 fn cases(folder: &Path) -> Vec<PathBuf> {
@@ -10,11 +12,21 @@ fn cases(folder: &Path) -> Vec<PathBuf> {
     cases
 }
 
+/// All that this CPU has.
+fn arithmetics() -> Vec<Arithmetic> {
+    let mut all = vec![Arithmetic::F32, Arithmetic::F64];
+    match CpuBackend::new(CpuOptions { precision: Precision::Bf16, ..CpuOptions::default() }) {
+        Ok(_) => all.push(Arithmetic::Bf16),
+        Err(error) => eprintln!("SKIPPED: bf16: {error}"),
+    }
+    all
+}
+
 fn check(case: &Path, model: Option<&Path>) {
-    for precision in [Precision::F32, Precision::F64] {
-        let checks = run_case(case, model, precision, None).unwrap_or_else(|e| panic!("{e}"));
+    for arithmetic in arithmetics() {
+        let checks = run_case(case, model, arithmetic, None).unwrap_or_else(|e| panic!("{e}"));
         for check in &checks {
-            assert!(check.passed(), "{}: {precision:?}: {check:?}", case.display());
+            assert!(check.passed(), "{}: {arithmetic:?}: {check:?}", case.display());
         }
     }
 }

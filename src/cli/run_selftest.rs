@@ -4,7 +4,7 @@ use super::args::{Dtype, Global};
 use super::job::SelftestJob;
 use super::output;
 use foretune::Result;
-use foretune::selftest::{Check, Precision, run_case, run_random};
+use foretune::selftest::{Arithmetic, Check, run_case, run_random};
 use serde_json::json;
 
 /// Seed of the random model.
@@ -12,14 +12,14 @@ const SEED: u64 = 0;
 
 /// Whether every check passed.
 pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
-    let precision = match job.dtype {
-        Dtype::F32 => Precision::F32,
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::F64 => Precision::F64,
+    let arithmetic = match job.dtype {
+        Dtype::F32 => Arithmetic::F32,
+        Dtype::Bf16 => Arithmetic::Bf16,
+        Dtype::F64 => Arithmetic::F64,
     };
     let checks = match &job.case {
-        Some(case) => run_case(case, job.model.as_deref(), precision, job.dump.as_deref())?,
-        None => run_random(SEED)?,
+        Some(case) => run_case(case, job.model.as_deref(), arithmetic, job.dump.as_deref())?,
+        None => run_random(SEED, arithmetic)?,
     };
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     for check in &checks {

@@ -1,9 +1,9 @@
 //! A golden case: a checkpoint and `case.safetensors` with inputs and expected outputs (see the README for its tensors).
 
 use super::probe::{Inputs, Probe};
-use super::{Check, Precision};
+use super::{Arithmetic, Check};
 use crate::backend::Backend;
-use crate::cpu::{CpuBackend, CpuOptions};
+use crate::cpu::CpuBackend;
 use crate::engine::Native;
 use crate::files::write_atomic;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
@@ -14,15 +14,6 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Largest relative errors of values and of derivatives.
-fn tolerances(precision: Precision) -> [f64; 2] {
-    match precision {
-        Precision::F32 => [2e-5, 1e-4],
-        Precision::Bf16 => [3e-2, 2e-1],
-        Precision::F64 => [1e-9, 1e-9],
-    }
-}
 
 /// A tensor of a case.
 #[derive(Clone, Debug)]
@@ -143,22 +134,23 @@ impl Case {
 
 /// Runs the case in `folder` with its own checkpoint, or that of `model`. Compares every output the case records, and
 /// writes what was computed to `dump` if given. Errors: a file is malformed or does not fit the model.
-pub fn run_case(folder: &Path, model: Option<&Path>, precision: Precision, dump: Option<&Path>) -> Result<Vec<Check>> {
+pub fn run_case(
+    folder: &Path,
+    model: Option<&Path>,
+    arithmetic: Arithmetic,
+    dump: Option<&Path>,
+) -> Result<Vec<Check>> {
     let case = Case::open(folder)?;
     let options = LoadOptions { image: Some(case.image()?), ..LoadOptions::default() };
     let model = Model::open(model.unwrap_or(folder), &options)?;
-    let computed = match precision {
-        Precision::F32 => compute(&case, &model, CpuBackend::new(CpuOptions::default())?)?,
-        Precision::Bf16 => {
-            let options = CpuOptions { precision: crate::backend::Precision::Bf16, ..CpuOptions::default() };
-            compute(&case, &model, CpuBackend::new(options)?)?
-        }
-        Precision::F64 => compute(&case, &model, Reference::<f64>::new())?,
+    let computed = match arithmetic {
+        Arithmetic::F64 => compute(&case, &model, Reference::<f64>::new())?,
+        _ => compute(&case, &model, CpuBackend::new(arithmetic.cpu_options())?)?,
     };
     if let Some(dump) = dump {
-        write_dump(dump, &case, &computed, precision)?;
+        write_dump(dump, &case, &computed, arithmetic)?;
     }
-    let [values, derivatives] = tolerances(precision);
+    let [values, derivatives] = arithmetic.tolerances();
     let mut checks = Vec::new();
     for (name, found) in &computed {
         let tolerance = match *name {
@@ -219,14 +211,14 @@ fn values(view: &TensorView) -> Option<Vec<f64>> {
     })
 }
 
-fn write_dump(path: &Path, case: &Case, computed: &[(&str, Vec<f64>)], precision: Precision) -> Result<()> {
+fn write_dump(path: &Path, case: &Case, computed: &[(&str, Vec<f64>)], arithmetic: Arithmetic) -> Result<()> {
     let mut tensors = Vec::new();
     for (name, values) in computed {
-        let (dtype, bytes): (_, Vec<u8>) = match precision {
-            Precision::F32 | Precision::Bf16 => {
+        let (dtype, bytes): (_, Vec<u8>) = match arithmetic {
+            Arithmetic::F32 | Arithmetic::Bf16 => {
                 (Dtype::F32, values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect())
             }
-            Precision::F64 => (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Arithmetic::F64 => (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
         };
         tensors.push((*name, dtype, case.get(name)?.shape.clone(), bytes));
     }

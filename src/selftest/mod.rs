@@ -8,17 +8,36 @@ mod random;
 pub use case::{Case, run_case};
 pub use random::run_random;
 
+use crate::backend::Precision;
+use crate::cpu::CpuOptions;
 use serde::Serialize;
 
 /// Arithmetic of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub enum Arithmetic {
     /// The CPU backend.
     F32,
     /// The CPU backend with linear layers in bf16.
     Bf16,
     /// The reference backend.
     F64,
+}
+
+impl Arithmetic {
+    /// Largest relative errors of values and of derivatives.
+    fn tolerances(self) -> [f64; 2] {
+        match self {
+            Arithmetic::F32 => [2e-5, 1e-4],
+            Arithmetic::Bf16 => [3e-2, 2e-1],
+            Arithmetic::F64 => [1e-9, 1e-9],
+        }
+    }
+
+    /// The CPU backend that computes so, or comes closest.
+    fn cpu_options(self) -> CpuOptions {
+        let precision = if self == Arithmetic::Bf16 { Precision::Bf16 } else { Precision::F32 };
+        CpuOptions { precision, ..CpuOptions::default() }
+    }
 }
 
 /// One compared quantity.

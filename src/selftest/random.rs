@@ -2,8 +2,8 @@
 //! against central differences in f64, and ⟨gradient, v⟩ against JVPs.
 
 use super::probe::{Inputs, Probe};
-use super::{Check, relative_error};
-use crate::cpu::{CpuBackend, CpuOptions};
+use super::{Arithmetic, Check, relative_error};
+use crate::cpu::CpuBackend;
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
@@ -28,11 +28,14 @@ const PROMPTS: usize = 3;
 const STEP: f64 = 1e-5;
 
 /// Checks a random timm-style ViT made from `seed` under shallow and deep prompts at blocks 0 and 1. Errors: the
-/// instruction set asked for is not there.
-pub fn run_random(seed: u64) -> Result<Vec<Check>> {
+/// instruction set or precision asked for is not there.
+pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
     let model = random_model(seed)?;
     let reference = Native::load(Reference::<f64>::new(), &model)?;
-    let cpu = Native::load(CpuBackend::new(CpuOptions::default())?, &model)?;
+    // The reference is always there; what it is compared with is f32, if not bf16.
+    let arithmetic = if arithmetic == Arithmetic::Bf16 { arithmetic } else { Arithmetic::F32 };
+    let [values, derivatives] = arithmetic.tolerances();
+    let cpu = Native::load(CpuBackend::new(arithmetic.cpu_options())?, &model)?;
     let head = model.head()?.ok_or_else(|| Error::Options("the random model lost its head".into()))?;
     let prototype = Head::Prototype {
         center: Array1::from(normals(seed, 900, WIDTH, 0.3)),
@@ -55,13 +58,13 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
                 name(&format!("{kind} logits, CPU against reference")),
                 &found.logits,
                 &expected.logits,
-                2e-5,
+                values,
             ));
             checks.push(Check::new(
                 name(&format!("{kind} JVPs, CPU against reference")),
                 &found.jvps,
                 &expected.jvps,
-                1e-4,
+                derivatives,
             ));
             let gradients = exact.gradients(head, &[])?;
             let along = along(&gradients, &inputs);
@@ -75,7 +78,7 @@ pub fn run_random(seed: u64) -> Result<Vec<Check>> {
                 name(&format!("{kind} gradients, CPU against reference")),
                 &fast.gradients(head, &[])?,
                 &gradients,
-                1e-4,
+                derivatives,
             ));
             let differences = central_differences(&reference, layout, &inputs, head)?;
             checks.push(Check {

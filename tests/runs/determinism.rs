@@ -1,6 +1,8 @@
 //! One seed gives one adapter, whatever the threads and the micro-batch.
 
 use crate::common::{Bench, failure, success};
+use foretune::backend::Precision;
+use foretune::cpu::{CpuBackend, CpuOptions};
 use std::fs;
 
 const COMMON: &str =
@@ -42,6 +44,34 @@ fn threads_and_micro_batch_do_not_change_a_bit() {
         assert!(other != reference, "{options}: the seed changes nothing");
     }
     assert_eq!(bench.outputs(), ["a.checkpoint.safetensors", "a.safetensors"], "nothing else is left");
+}
+
+/// bf16 is another result, as reproducible as f32's; where the weights are packed is none.
+#[test]
+fn bf16_and_resident_weights_are_deterministic() {
+    let bench = Bench::new(6, 1);
+    let tune = |options: &str| {
+        success(&bench.tune("a.safetensors", &format!("{COMMON} {options} --quiet")));
+        fs::read(bench.path("out/a.safetensors")).unwrap()
+    };
+    let f32 = tune(&format!("{} --threads 1 --micro-batch 64", RUNS[1]));
+    assert!(tune(&format!("{} --threads 2 --micro-batch 3 --resident", RUNS[1])) == f32, "resident weights");
+    let bf16 = CpuOptions { precision: Precision::Bf16, ..CpuOptions::default() };
+    if let Err(error) = CpuBackend::new(bf16) {
+        return eprintln!("SKIPPED: bf16: {error}");
+    }
+    for options in [RUNS[0], RUNS[1], RUNS[3], RUNS[7]] {
+        let reference = tune(&format!("{options} --precision bf16 --threads 1 --micro-batch 64"));
+        assert!(options != RUNS[1] || reference != f32, "bf16 changes nothing");
+        for how in
+            ["--threads 2 --micro-batch 5", "--threads 2 --micro-batch 64 --resident", "--threads 1 --micro-batch 1"]
+        {
+            assert!(tune(&format!("{options} --precision bf16 {how}")) == reference, "{options} {how}");
+        }
+    }
+    // The checkpoint that the last run left is another run's in f32.
+    let message = failure(&bench.tune("a.safetensors", &format!("{COMMON} {} --resume", RUNS[7])), 1);
+    assert!(message.contains("precision"), "{message}");
 }
 
 /// The smallest budget cuts a step into single examples and single tangents.
