@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import prompted
 import timm
 import torch
 import torch.nn.functional as F
@@ -22,85 +23,40 @@ CLASSES, BATCH, TANGENTS, PROMPTS = 5, 2, 2, 2
 WIDTH, HEADS, DEPTH = 16, 2, 2
 
 
-def interpolate(x, *args, _interpolate=F.interpolate, **kwargs):
-    """Both libraries resize position embeddings in f32 even for f64 models, with a rounding that depends on the
-    machine's instruction set. The cases hold what they compute, without that rounding."""
-    return _interpolate(x.double(), *args, **kwargs)
-
-
-torch.nn.functional.interpolate = F.interpolate = interpolate
-
-
-class Timm:
-    """A timm ViT cut where prompts enter."""
+class Timm(prompted.Timm):
+    """A random timm ViT."""
 
     def __init__(self, architecture, image, weights=torch.float32, own_image=None, **model_args):
         own = own_image or image
         model_args = dict(img_size=own, patch_size=8, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, mlp_ratio=2,
                           **model_args)
         self.config = {"architecture": architecture, "num_classes": CLASSES, "model_args": model_args}
-        self.model = timm.create_model(architecture, num_classes=CLASSES, **model_args)
-        randomise(self.model, weights)
-        self.saved = {k: v.to(weights).contiguous().clone() for k, v in self.model.state_dict().items()}
-        self.model = self.model.double().eval()
-        for block in self.model.blocks:
-            block.attn.fused_attn = False
-        if own_image:
-            self.model.set_input_size(image)
-        self.image = image
-        self.start = 1 if self.model.cls_token is not None else 0
-        self.blocks = list(self.model.blocks)
+        model = timm.create_model(architecture, num_classes=CLASSES, **model_args)
+        randomise(model, weights)
+        self.saved = {k: v.to(weights).contiguous().clone() for k, v in model.state_dict().items()}
+        super().__init__(model.double().eval(), image, fused=False)
 
     def save(self, folder):
         save_file(self.saved, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
-    def embed(self, images):
-        return self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
 
-    def finish(self, tokens):
-        """Tokens without prompts → (features, head input, logits)."""
-        tokens = self.model.norm(tokens)
-        features = self.model.forward_head(tokens, pre_logits=True)
-        distilled = hasattr(self.model, "head_dist")
-        return features, tokens[:, :2].flatten(1) if distilled else features, self.model.forward_head(tokens)
+class Transformers(prompted.Transformers):
+    """A random transformers ViT, DeiT or DINOv2."""
 
-
-class Transformers:
-    """A transformers ViT, DeiT or DINOv2 cut where prompts enter."""
-
-    def __init__(self, kind, image, weights=torch.float32, interpolate=False, **config):
+    def __init__(self, kind, image, weights=torch.float32, **config):
         config_class, model_class = kind
         config = config_class(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, patch_size=8,
                               num_labels=CLASSES, attn_implementation="sdpa", **config)
-        self.model = model_class(config)
-        randomise(self.model, weights)
-        self.saved = self.model.to(weights)
-        self.model = model_class(config)
-        self.model.load_state_dict({k: v.clone() for k, v in self.saved.state_dict().items()})
-        self.model = self.model.double().eval()
-        self.base = getattr(self.model, self.model.base_model_prefix)
-        self.dino = config.model_type.startswith("dinov2")
-        self.blocks = list(self.base.encoder.layer if self.dino else self.base.layers)
-        self.image, self.start, self.interpolate = image, 1, interpolate
-        self.registers = getattr(config, "num_register_tokens", 0)
+        saved = model_class(config)
+        randomise(saved, weights)
+        self.saved = saved.to(weights)
+        model = model_class(config)
+        model.load_state_dict({k: v.clone() for k, v in self.saved.state_dict().items()})
+        super().__init__(model.double().eval(), image)
 
     def save(self, folder):
         self.saved.save_pretrained(folder)
-
-    def embed(self, images):
-        return self.base.embeddings(images, **({"interpolate_pos_encoding": True} if self.interpolate else {}))
-
-    def finish(self, tokens):
-        tokens = self.base.layernorm(tokens)
-        cls = tokens[:, 0]
-        if self.dino:
-            both = torch.cat([cls, tokens[:, 1 + self.registers:].mean(1)], 1)
-            return cls, both, self.model.classifier(both)
-        if hasattr(self.model, "cls_classifier"):
-            logits = (self.model.cls_classifier(cls) + self.model.distillation_classifier(tokens[:, 1])) / 2
-            return (cls + tokens[:, 1]) / 2, tokens[:, :2].flatten(1), logits
-        return cls, cls, self.model.classifier(cls)
 
 
 def randomise(model, dtype):
@@ -127,24 +83,9 @@ def generate(name, make, deep=False, insert_at=0, proto=False):
     prompts = 0.5 * torch.randn(sets, PROMPTS, WIDTH)
     tangents = torch.randn(BATCH, TANGENTS, sets, PROMPTS, WIDTH)
     out = {"images": images, "labels": labels, "prompts": prompts, "tangents": tangents}
-    a = net.start
-
-    def block(layer, x):
-        x = layer(x)
-        return x[0] if isinstance(x, tuple) else x
-
-    def enter(x, p, replace):
-        return torch.cat([x[:, :a], p, x[:, a + (PROMPTS if replace else 0):]], 1)
 
     def forward(p):
-        """Prompts [B, S, p, d] → (features, head input, logits)."""
-        x = net.embed(images.double())
-        for i, layer in enumerate(net.blocks):
-            s = i - insert_at
-            if s == 0 or (s > 0 and deep):
-                x = enter(x, p[:, s], s > 0)
-            x = block(layer, x)
-        return net.finish(torch.cat([x[:, :a], x[:, a + PROMPTS:]], 1))
+        return prompted.forward(net, images.double(), p, insert_at, deep)
 
     def losses(p):
         return F.cross_entropy(forward(p)[2], labels, reduction="none")
@@ -162,7 +103,7 @@ def generate(name, make, deep=False, insert_at=0, proto=False):
         out["jvps"], out["grads"] = (t.detach() for t in derivatives(losses))
         if insert_at == 0 and not deep:
             p = own[:, 0].clone().requires_grad_()
-            y = block(net.blocks[0], enter(net.embed(images.double()).detach(), p, False))
+            y = prompted.run_block(net.blocks[0], prompted.enter(net, net.embed(images.double()).detach(), p, False))
             out["block0_cot"] = torch.randn(y.shape)
             out["block0_vjp"] = torch.autograd.grad((y * out["block0_cot"].double()).sum(), p)[0].detach()
         if proto:
@@ -224,5 +165,6 @@ CASES = {
 }
 
 if __name__ == "__main__":
+    prompted.interpolate_in_f64()
     for case in sys.argv[1:] or CASES:
         generate(case, **CASES[case])
