@@ -2,7 +2,7 @@
 
 use foretune::backend::Precision;
 use foretune::cpu::{CpuBackend, CpuOptions};
-use foretune::selftest::{Arithmetic, run_case};
+use foretune::selftest::{Arithmetic, Check, run_case};
 use std::path::{Path, PathBuf};
 
 fn cases(folder: &Path) -> Vec<PathBuf> {
@@ -22,12 +22,28 @@ fn arithmetics() -> Vec<Arithmetic> {
     all
 }
 
-fn check(case: &Path, model: Option<&Path>) {
+/// The checks of a case in bf16, if this CPU has it.
+fn check(case: &Path, model: Option<&Path>) -> Vec<Check> {
+    let mut bf16 = Vec::new();
     for arithmetic in arithmetics() {
         let checks = run_case(case, model, arithmetic, None).unwrap_or_else(|e| panic!("{e}"));
         for check in &checks {
             assert!(check.passed(), "{}: {arithmetic:?}: {check:?}", case.display());
         }
+        if arithmetic == Arithmetic::Bf16 {
+            bf16 = checks;
+        }
+    }
+    bf16
+}
+
+/// Over all cases our errors in bf16 are at most 1.5 times PyTorch's; both are printed.
+fn beside_pytorch(cases: &[Check]) {
+    for quantity in ["features", "logits", "losses", "jvps"] {
+        let both = cases.iter().filter(|check| check.name == quantity).filter_map(|c| Some([c.error, c.pytorch?]));
+        let [ours, theirs] = both.fold([0.0; 2], |sums, pair| [0, 1].map(|i| sums[i] + pair[i] * pair[i]));
+        println!("bf16 {quantity}, root of the sum of squares: {:.2e}, PyTorch {:.2e}", ours.sqrt(), theirs.sqrt());
+        assert!(ours.sqrt() <= 1.5 * theirs.sqrt(), "bf16 {quantity}");
     }
 }
 
@@ -35,7 +51,8 @@ fn check(case: &Path, model: Option<&Path>) {
 fn every_family_reproduces_its_library() {
     let cases = cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"));
     assert!(cases.len() >= 13, "only {} golden cases were found", cases.len());
-    cases.iter().for_each(|case| check(case, None));
+    let checks: Vec<Check> = cases.iter().flat_map(|case| check(case, None)).collect();
+    beside_pytorch(&checks);
 }
 
 #[test]
@@ -44,8 +61,9 @@ fn shared_fixtures() {
     if !shared.exists() {
         return eprintln!("SKIPPED: {} is not there", shared.display());
     }
-    for case in cases(&shared.join("fixtures")) {
-        let tiny = shared.join("models/vit_tiny_patch16_224");
-        check(&case, case.ends_with("real_vit_tiny").then_some(tiny.as_path()));
-    }
+    let tiny = shared.join("models/vit_tiny_patch16_224");
+    let model = |case: &Path| case.ends_with("real_vit_tiny").then_some(tiny.as_path());
+    let cases = cases(&shared.join("fixtures"));
+    let checks: Vec<Check> = cases.iter().flat_map(|case| check(case, model(case))).collect();
+    beside_pytorch(&checks);
 }

@@ -33,11 +33,13 @@ pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
 }
 
 fn print(check: &Check, width: usize, json: bool) -> Result<()> {
-    let Check { name, error, tolerance, .. } = check;
+    let Check { name, error, tolerance, pytorch } = check;
     let passed = check.passed();
     if json {
-        return output::json(&json!({"check": name, "error": error, "tolerance": tolerance, "passed": passed}));
+        let line = json!({"check": name, "error": error, "tolerance": tolerance, "pytorch": pytorch, "passed": passed});
+        return output::json(&line);
     }
     let verdict = if passed { "ok" } else { "FAILED" };
-    output::line(&format!("{name:<width$}  relative error {error:.2e}  (at most {tolerance:.0e})  {verdict}"))
+    let beside = pytorch.map_or(String::new(), |error| format!("  PyTorch {error:.2e}"));
+    output::line(&format!("{name:<width$}  relative error {error:.2e}  (at most {tolerance:.1e})  {verdict}{beside}"))
 }

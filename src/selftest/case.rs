@@ -1,7 +1,7 @@
 //! A golden case: a checkpoint and `case.safetensors` with inputs and expected outputs (see the README for its tensors).
 
 use super::probe::{Inputs, Probe};
-use super::{Arithmetic, Check};
+use super::{Arithmetic, Check, peer};
 use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 use crate::engine::Native;
@@ -157,7 +157,8 @@ pub fn run_case(
             "features" | "logits" | "losses" | "proto_logits" | "proto_losses" => values,
             _ => derivatives,
         };
-        checks.push(Check::new(*name, found, &case.get(name)?.values, tolerance));
+        let pytorch = if arithmetic == Arithmetic::Bf16 { peer::torch_bf16(folder, name) } else { None };
+        checks.push(Check::new(*name, found, &case.get(name)?.values, tolerance).beside(pytorch));
     }
     if checks.is_empty() {
         return Err(case.bad("features", "the case records nothing to compare".into()));

@@ -85,6 +85,7 @@ pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
                 name: name(&format!("{kind} JVPs against central differences, f64")),
                 error: relative_error(&expected.jvps, &differences),
                 tolerance: 1e-6,
+                pytorch: None,
             });
         }
     }
