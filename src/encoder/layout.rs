@@ -3,9 +3,10 @@
 use crate::backend::Rows;
 use crate::model::{ModelSpec, Pooling, PromptLayout};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Row sets of one block.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct BlockRows {
     /// Rows that ask in attention.
     pub q: Rows,
@@ -32,7 +33,8 @@ pub(super) struct Geometry {
     pub image: Rows,
     /// The prompt tokens.
     pub prompts: Rows,
-    pub blocks: Vec<BlockRows>,
+    /// Few of them differ, and those that do not are one: row sets do not grow with the depth.
+    pub blocks: Vec<Arc<BlockRows>>,
     /// Token groups of the head input, as indices into the last block's `out`.
     pub groups: Vec<Range<usize>>,
     /// The pooled rows as a stream of one token.
@@ -53,32 +55,35 @@ impl Geometry {
         let intersect = |set: &[u32], keep: &[u32]| -> Vec<u32> {
             set.iter().copied().filter(|t| keep.binary_search(t).is_ok()).collect()
         };
-        let mut blocks: Vec<BlockRows> = (0..spec.depth)
-            .map(|block| {
-                let prefix = block < layout.insert_at || layout.prompts == 0;
-                let k = if prefix { 0 } else { tangents };
-                let present = if prefix { &image } else { &all };
-                let out = if block + 1 == spec.depth {
-                    pooled.clone()
-                } else if layout.deep && !prefix {
-                    image.clone()
-                } else {
-                    present.clone()
-                };
-                // Where prompts first enter, only they carry tangents.
-                let carrying = if block == layout.insert_at { &prompts } else { &all };
-                let kv = Rows::new(examples, k, tokens, present.clone(), carrying.clone());
-                let q = Rows::new(examples, k, tokens, out.clone(), intersect(&out, carrying));
-                let out = Rows::new(examples, k, tokens, out.clone(), out);
-                let shared = q == kv;
-                BlockRows { q, kv, out, shared, fuse_next: false }
-            })
-            .collect();
-        for block in 0..spec.depth.saturating_sub(1) {
-            let next = &blocks[block + 1];
-            blocks[block].fuse_next =
-                next.shared && next.kv == blocks[block].out && layout.entering(block + 1).is_none();
+        let rows = |block: usize, next: Option<&Arc<BlockRows>>| {
+            let prefix = block < layout.insert_at || layout.prompts == 0;
+            let k = if prefix { 0 } else { tangents };
+            let present = if prefix { &image } else { &all };
+            let out = if block + 1 == spec.depth {
+                &pooled
+            } else if layout.deep && !prefix {
+                &image
+            } else {
+                present
+            };
+            // Where prompts first enter, only they carry tangents.
+            let carrying = if block == layout.insert_at { &prompts } else { &all };
+            let kv = Rows::new(examples, k, tokens, present.clone(), carrying.clone());
+            let q = Rows::new(examples, k, tokens, out.clone(), intersect(out, carrying));
+            let out = Rows::new(examples, k, tokens, out.clone(), out.clone());
+            let shared = q == kv;
+            let fuse_next =
+                next.is_some_and(|next| next.shared && next.kv == out && layout.entering(block + 1).is_none());
+            BlockRows { q, kv, out, shared, fuse_next }
+        };
+        let mut blocks: Vec<Arc<BlockRows>> = Vec::with_capacity(spec.depth);
+        for block in (0..spec.depth).rev() {
+            let next = blocks.last();
+            let rows = rows(block, next);
+            let same = next.filter(|next| ***next == rows).cloned();
+            blocks.push(same.unwrap_or_else(|| Arc::new(rows)));
         }
+        blocks.reverse();
         Geometry {
             layout,
             examples,
