@@ -2,10 +2,14 @@
 
 use crate::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A private thread pool. The global one belongs to the host program and is never touched.
 pub struct Pool {
-    pool: Option<ThreadPool>,
+    /// `None` for the caller's own thread.
+    pool: Option<(ThreadPool, Arc<Door>)>,
     threads: usize,
 }
 
@@ -27,7 +31,10 @@ impl Pool {
             .thread_name(|i| format!("foretune-{i}"))
             .build()
             .map_err(|e| Error::Options(format!("cannot start {threads} threads: {e}; ask for fewer")))?;
-        Ok(Pool { pool: Some(pool), threads })
+        let door = Arc::<Door>::default();
+        let inside = door.clone();
+        pool.spawn(move || inside.serve());
+        Ok(Pool { pool: Some((pool, door)), threads })
     }
 
     /// Threads that tasks run on.
@@ -35,11 +42,12 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `f` on a thread of the pool, so that the calls of [`Pool::for_each`] within need no hand-over.
+    /// Runs `f` on a thread of the pool, so that the calls of [`Pool::for_each`] within need no hand-over. Callers from
+    /// outside take turns.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
-            None => f(),
-            Some(pool) => pool.install(f),
+            Some((pool, door)) if pool.current_thread_index().is_none() => door.enter(f),
+            _ => f(),
         }
     }
 
@@ -47,11 +55,19 @@ impl Pool {
     /// `worker < threads()` is different for calls that run at the same time under one caller.
     pub fn for_each(&self, tasks: usize, f: impl Fn(usize, usize) + Sync) {
         match &self.pool {
-            Some(pool) if tasks > 1 => pool.install(|| split(0, tasks, &f)),
-            _ => {
-                let worker = self.pool.as_ref().and_then(ThreadPool::current_thread_index).unwrap_or(0);
+            Some(_) if tasks > 1 => self.install(|| split(0, tasks, &f)),
+            pool => {
+                let worker = pool.as_ref().and_then(|(pool, _)| pool.current_thread_index()).unwrap_or(0);
                 (0..tasks).for_each(|task| f(task, worker));
             }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Some((_, door)) = &self.pool {
+            door.set(Visit::Closed);
         }
     }
 }
@@ -63,6 +79,99 @@ fn split(start: usize, end: usize, f: &(impl Fn(usize, usize) + Sync)) {
     }
     let middle = start + (end - start) / 2;
     rayon::join(|| split(start, middle, f), || split(middle, end, f));
+}
+
+/// Where calls come in from outside: one thread of the pool waits behind it. Rayon's own way in is a queue that allocates
+/// every few dozen calls.
+#[derive(Default)]
+struct Door {
+    /// Held by the caller whose turn it is.
+    turn: Mutex<()>,
+    visit: Mutex<Visit>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Visit {
+    #[default]
+    None,
+    /// To be called.
+    Call(Call),
+    /// Being called.
+    Inside,
+    /// Returned, or panicked with this.
+    Over(Result<(), Box<dyn Any + Send>>),
+    /// The pool is being dropped.
+    Closed,
+}
+
+/// A closure on the stack of a caller that waits for [`Visit::Over`].
+struct Call(*mut (dyn FnMut() + Send));
+
+// SAFETY: the closure is Send, and only one thread at a time has the pointer.
+unsafe impl Send for Call {}
+
+impl Door {
+    /// Calls `f` on the thread that [serves](Door::serve), and panics as it does.
+    fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        let (mut f, mut result) = (Some(f), None);
+        let mut call = || result = f.take().map(|f| f());
+        let call: *mut (dyn FnMut() + Send + '_) = &mut call;
+        // SAFETY: only the lifetime changes. The pointer is dead when this function returns, and nothing between here and
+        // there unwinds.
+        let call: *mut (dyn FnMut() + Send + 'static) = unsafe { std::mem::transmute(call) };
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set(Visit::Call(Call(call)));
+        let over = self.wait(|visit| match std::mem::take(visit) {
+            Visit::Over(over) => Some(over),
+            other => {
+                *visit = other;
+                None
+            }
+        });
+        drop(turn);
+        match over {
+            Err(panic) => resume_unwind(panic),
+            Ok(()) => result.expect("a call that returned has a result"),
+        }
+    }
+
+    /// Lets callers in, one after another, until the door is closed.
+    fn serve(&self) {
+        loop {
+            let call = self.wait(|visit| match std::mem::replace(visit, Visit::Inside) {
+                Visit::Call(call) => Some(Some(call)),
+                Visit::Closed => Some(None),
+                other => {
+                    *visit = other;
+                    None
+                }
+            });
+            let Some(Call(call)) = call else { return };
+            // SAFETY: the caller keeps the closure alive and untouched until the visit is over.
+            self.set(Visit::Over(catch_unwind(AssertUnwindSafe(|| unsafe { (*call)() }))));
+        }
+    }
+
+    fn set(&self, visit: Visit) {
+        *self.lock() = visit;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `take` finds what it looks for.
+    fn wait<T>(&self, mut take: impl FnMut(&mut Visit) -> Option<T>) -> T {
+        let mut visit = self.lock();
+        loop {
+            if let Some(taken) = take(&mut visit) {
+                return taken;
+            }
+            visit = self.changed.wait(visit).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Visit> {
+        self.visit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +197,41 @@ mod tests {
             }
         }
         assert!(Pool::new(0).unwrap().threads() >= 1);
+    }
+
+    #[test]
+    fn callers_take_turns_and_results_come_back() {
+        let pool = Pool::new(2).unwrap();
+        std::thread::scope(|scope| {
+            for caller in 0..4 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for i in 0..50 {
+                        let sum = AtomicUsize::new(0);
+                        let inside = pool.install(|| {
+                            pool.for_each(9, |task, _| {
+                                sum.fetch_add(task, Ordering::Relaxed);
+                            });
+                            pool.install(|| caller * 100 + i)
+                        });
+                        assert_eq!((inside, sum.into_inner()), (caller * 100 + i, 36));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_its_caller_and_nobody_else() {
+        let pool = Pool::new(2).unwrap();
+        for tasks in [2, 40] {
+            let panic = catch_unwind(AssertUnwindSafe(|| pool.for_each(tasks, |task, _| assert!(task != 1, "task 1"))));
+            assert!(panic.unwrap_err().downcast_ref::<&str>().is_some_and(|text| text.contains("task 1")));
+            let done = AtomicUsize::new(0);
+            pool.for_each(tasks, |_, _| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), tasks);
+        }
     }
 }
