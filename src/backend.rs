@@ -9,7 +9,7 @@ use crate::model::{Activation, Mlp};
 use crate::ops::Real;
 use crate::weights::LinearRef;
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 /// What linear layers multiply. Sums, results and everything else are f32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +201,10 @@ pub trait Backend {
     type Elem: Real;
     /// Device memory.
     type Buffer;
+    /// Host memory that values pass through on their way to and from the device.
+    type Staging: DerefMut<Target = [Self::Elem]> + Send;
+    /// Memory that buffers and staging are carved from, to which they return.
+    type Arena: Send;
     /// A frozen matrix.
     type Matrix;
     /// A frozen vector (or table of vectors).
@@ -210,8 +214,26 @@ pub trait Backend {
     fn precision(&self) -> Precision {
         Precision::F32
     }
-    /// `len` zeroed elements. Errors: [`crate::Error::OutOfMemory`].
-    fn buffer(&self, len: usize) -> Result<Self::Buffer>;
+    /// Runs `f` where operations find the backend's threads at hand. A pass is one such call.
+    fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        f()
+    }
+    /// Memory for buffers and staging of `lens` elements each, obtained at once. Errors: [`crate::Error::OutOfMemory`].
+    fn reserve(&self, lens: &[usize]) -> Result<Self::Arena>;
+    /// `len` zeroed elements of `arena`. Errors: [`crate::Error::Arena`] when `arena` was not made for them.
+    fn carve(&self, arena: &Self::Arena, len: usize) -> Result<Self::Buffer>;
+    /// As [`Backend::carve`], for host memory.
+    fn carve_staging(&self, arena: &Self::Arena, len: usize) -> Result<Self::Staging>;
+    /// `len` zeroed elements in memory of their own. Errors: [`crate::Error::OutOfMemory`].
+    fn buffer(&self, len: usize) -> Result<Self::Buffer> {
+        self.carve(&self.reserve(&[len])?, len)
+    }
+    /// Obtains what [`Backend::attention`] needs besides its arguments, so that calls with up to `tangents` tangents allocate
+    /// nothing. Errors: [`crate::Error::OutOfMemory`].
+    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
+        let _ = (heads, tangents);
+        Ok(())
+    }
     /// A frozen `[rows, cols]` matrix, row-major.
     fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
     /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored, or prepare it for the

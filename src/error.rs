@@ -121,6 +121,19 @@ pub enum Error {
         /// What they were for.
         what: &'static str,
     },
+
+    /// A buffer does not fit what is left of the memory that was reserved.
+    #[error(
+        "{what} takes {bytes} bytes, and {left} are left of what was reserved; make the engine for the guess it is to run"
+    )]
+    Arena {
+        /// What the buffer is for.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes left in one piece.
+        left: usize,
+    },
 }
 
 impl Error {

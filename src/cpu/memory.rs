@@ -1,36 +1,37 @@
 //! Buffers, and shared access to them by tasks that write disjoint parts.
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::memory::{Arena, Part};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// One cache line, so that rows whose width is a multiple of 16 start on one.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// f32 values on a cache-line boundary.
+/// f32 values on a cache-line boundary, so that rows whose width is a multiple of 16 start on one.
 pub struct Buffer {
-    lines: Vec<Line>,
+    /// `None` for no values.
+    part: Option<Part>,
     len: usize,
 }
 
 impl Buffer {
     /// No values.
-    pub const EMPTY: Buffer = Buffer { lines: Vec::new(), len: 0 };
+    pub const EMPTY: Buffer = Buffer { part: None, len: 0 };
 
-    /// `len` zeros. Errors: [`Error::OutOfMemory`], naming `what` they were for.
-    pub fn zeroed(len: usize, what: &'static str) -> Result<Self> {
-        let count = len.div_ceil(16);
-        let mut lines = Vec::new();
-        lines
-            .try_reserve_exact(count)
-            .map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<f32>()), what })?;
-        lines.resize(count, Line([0.0; 16]));
-        Ok(Buffer { lines, len })
+    /// Bytes of an arena that `len` values take.
+    pub const fn bytes(len: usize) -> usize {
+        Arena::padded(len.saturating_mul(size_of::<f32>()))
     }
 
-    /// At least `len` values, contents unspecified; allocates only to grow. Errors: [`Error::OutOfMemory`].
+    /// `len` zeros of `arena`. Errors: [`Error::Arena`](crate::Error::Arena), naming `what` they were for.
+    pub fn carved(arena: &Arena, len: usize, what: &'static str) -> Result<Self> {
+        Ok(Buffer { part: Some(arena.carve(len.saturating_mul(size_of::<f32>()), what)?), len })
+    }
+
+    /// `len` zeros in memory of their own. Errors: [`Error::OutOfMemory`](crate::Error::OutOfMemory), naming `what` they were for.
+    pub fn zeroed(len: usize, what: &'static str) -> Result<Self> {
+        Buffer::carved(&Arena::reserve(Buffer::bytes(len), what)?, len, what)
+    }
+
+    /// At least `len` values, contents unspecified; allocates only to grow. Errors: as [`Buffer::zeroed`].
     pub fn at_least(&mut self, len: usize, what: &'static str) -> Result<&mut [f32]> {
         if self.len < len {
             *self = Buffer::EMPTY;
@@ -43,15 +44,21 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: `lines` holds at least `len` initialised values, and Line is an array of them without padding.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        match &self.part {
+            None => &[],
+            // SAFETY: the part holds `len` initialised values on a boundary of more than theirs; any bytes are an f32.
+            Some(part) => unsafe { std::slice::from_raw_parts(part.start().cast(), self.len) },
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        match &mut self.part {
+            None => &mut [],
+            // SAFETY: as above, and borrowed exclusively.
+            Some(part) => unsafe { std::slice::from_raw_parts_mut(part.start_mut().cast(), self.len) },
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod tests;
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
 use crate::encoder::products;
+use crate::memory::Arena;
 use crate::model::{Mlp, Model, ModelSpec};
 use crate::tune::GuessKind;
 use crate::weights::LinearRef;
@@ -140,6 +141,8 @@ fn slice(scale: Option<&Vec<f32>>) -> Option<&[f32]> {
 impl Backend for CpuBackend {
     type Elem = f32;
     type Buffer = Buffer;
+    type Staging = Buffer;
+    type Arena = Arena;
     type Matrix = Matrix;
     type Vector = Vec<f32>;
 
@@ -147,8 +150,25 @@ impl Backend for CpuBackend {
         self.gemm.precision()
     }
 
-    fn buffer(&self, len: usize) -> Result<Buffer> {
-        Buffer::zeroed(len, "an encoder buffer")
+    fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
+    fn reserve(&self, lens: &[usize]) -> Result<Arena> {
+        let bytes = lens.iter().fold(0, |sum: usize, &len| sum.saturating_add(Buffer::bytes(len)));
+        Arena::reserve(bytes, "the buffers of the passes")
+    }
+
+    fn carve(&self, arena: &Arena, len: usize) -> Result<Buffer> {
+        Buffer::carved(arena, len, "a buffer of the passes")
+    }
+
+    fn carve_staging(&self, arena: &Arena, len: usize) -> Result<Buffer> {
+        self.carve(arena, len)
+    }
+
+    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
+        self.reserve_scratch(attention::scratch_len(heads.dim, tangents))
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {

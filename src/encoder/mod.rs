@@ -22,11 +22,10 @@ use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};
 use crate::{Error, Result};
 use layout::Geometry;
-use num_traits::Zero;
 use std::sync::Arc;
 
 /// Fills the tangents of the prompt set that is entering: `(set, out)` with `out` `[K, B, p, d]`.
-pub type TangentSource<'a, T> = dyn FnMut(usize, &mut [T]) -> Result<()> + 'a;
+pub type TangentSource<'a, T> = dyn FnMut(usize, &mut [T]) -> Result<()> + Send + 'a;
 
 /// One pass's inputs.
 pub struct Pass<'a, T> {
@@ -68,6 +67,12 @@ impl Sizes {
             staging: planes * prompts.prompts * spec.width,
         }
     }
+
+    /// Every buffer of an encoder, in the order they are carved in.
+    pub fn buffers(&self) -> [usize; 6] {
+        let Sizes { stream, work, pooled, staging, .. } = *self;
+        [stream, stream, work, pooled, pooled, staging]
+    }
 }
 
 /// Runs dual passes of one model with one prompt placement.
@@ -77,6 +82,8 @@ pub struct Encoder<B: Backend> {
     prompts: PromptLayout,
     /// Row sets of the (B, K) met so far.
     geometries: Vec<Arc<Geometry>>,
+    /// The buffers' memory, with what the guess needs.
+    arena: B::Arena,
     most_examples: usize,
     most_tangents: usize,
     x: B::Buffer,
@@ -86,31 +93,37 @@ pub struct Encoder<B: Backend> {
     pooled: B::Buffer,
     head_input: B::Buffer,
     /// Prompt values on their way to the device: `[1+K, B, p, d]`.
-    staging: Vec<B::Elem>,
+    staging: B::Staging,
     /// Buffers of the exact gradient, made on first use.
     tape: Option<vjp::Tape<B>>,
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Buffers for up to `examples` examples and `tangents` tangents a pass. Errors: the placement does not fit the
-    /// model, or memory is short.
+    /// Buffers for up to `examples` examples and `tangents` tangents a pass, in memory obtained at once; `guess`: elements of
+    /// the buffers that are to be carved from [`Encoder::arena`] later. Errors: the placement does not fit the model, or
+    /// memory is short.
     pub fn new(
         backend: Arc<B>,
         weights: Arc<Weights<B>>,
         prompts: PromptLayout,
         examples: usize,
         tangents: usize,
+        guess: &[usize],
     ) -> Result<Self> {
         let spec = &weights.spec;
         prompts.check(spec)?;
-        let sizes = Sizes::new(spec, prompts, examples, tangents);
+        backend.reserve_attention(Heads { count: spec.heads, dim: spec.head_dim() }, tangents)?;
+        let sizes = Sizes::new(spec, prompts, examples, tangents).buffers();
+        let arena = backend.reserve(&[&sizes, guess].concat())?;
+        let [x, y, work, pooled, head_input, staging] = sizes;
         Ok(Encoder {
-            x: backend.buffer(sizes.stream)?,
-            y: backend.buffer(sizes.stream)?,
-            work: backend.buffer(sizes.work)?,
-            pooled: backend.buffer(sizes.pooled)?,
-            head_input: backend.buffer(sizes.pooled)?,
-            staging: vec![B::Elem::zero(); sizes.staging],
+            x: backend.carve(&arena, x)?,
+            y: backend.carve(&arena, y)?,
+            work: backend.carve(&arena, work)?,
+            pooled: backend.carve(&arena, pooled)?,
+            head_input: backend.carve(&arena, head_input)?,
+            staging: backend.carve_staging(&arena, staging)?,
+            arena,
             geometries: Vec::new(),
             most_examples: examples,
             most_tangents: tangents,
@@ -139,6 +152,11 @@ impl<B: Backend> Encoder<B> {
     /// The device.
     pub fn backend(&self) -> &Arc<B> {
         &self.backend
+    }
+
+    /// The memory its buffers are carved from.
+    pub fn arena(&self) -> &B::Arena {
+        &self.arena
     }
 
     /// Examples of the largest pass.

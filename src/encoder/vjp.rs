@@ -25,11 +25,11 @@ pub(super) struct Tape<B: Backend> {
     narrow: B::Buffer,
     /// Gradient of `hidden` columns.
     hidden: B::Buffer,
-    host: Vec<B::Elem>,
+    host: B::Staging,
 }
 
 /// ∂L/∂(head input): `(head inputs [B, D], out [B, D])`.
-pub type HeadGradient<'a, T> = dyn FnMut(&[T], &mut [T]) -> Result<()> + 'a;
+pub type HeadGradient<'a, T> = dyn FnMut(&[T], &mut [T]) -> Result<()> + Send + 'a;
 
 impl<B: Backend> Encoder<B> {
     /// Exact gradient of each example's own loss to its own prompt copy, `grads` `[B, S, p, d]`. `head_gradient` turns head
@@ -93,16 +93,21 @@ impl<B: Backend> Encoder<B> {
         let spec = self.spec();
         let rows = self.most_examples * spec.tokens(self.prompts.prompts);
         let columns = spec.hidden * hidden_columns(spec.mlp);
-        let buffer = |width: usize| self.backend.buffer(rows * width);
+        let (inputs, d) = (spec.depth - self.prompts.insert_at, spec.width);
+        let widths = [d, d, 3 * d, columns.max(3 * d), d, spec.hidden, d];
+        let lens: Vec<usize> = std::iter::repeat_n(d, inputs).chain(widths).map(|width| rows * width).collect();
+        let arena = self.backend.reserve(&lens)?;
+        let [dx, middle, qkv, wide, narrow, hidden, host] = widths.map(|width| rows * width);
+        let carve = |len| self.backend.carve(&arena, len);
         Ok(Tape {
-            inputs: (self.prompts.insert_at..spec.depth).map(|_| buffer(spec.width)).collect::<Result<_>>()?,
-            dx: buffer(spec.width)?,
-            middle: buffer(spec.width)?,
-            qkv: buffer(3 * spec.width)?,
-            wide: buffer(columns.max(3 * spec.width))?,
-            narrow: buffer(spec.width)?,
-            hidden: buffer(spec.hidden)?,
-            host: vec![B::Elem::zero(); rows * spec.width],
+            inputs: (0..inputs).map(|_| carve(rows * d)).collect::<Result<_>>()?,
+            dx: carve(dx)?,
+            middle: carve(middle)?,
+            qkv: carve(qkv)?,
+            wide: carve(wide)?,
+            narrow: carve(narrow)?,
+            hidden: carve(hidden)?,
+            host: self.backend.carve_staging(&arena, host)?,
         })
     }
 

@@ -37,8 +37,8 @@ pub trait Engine {
         grads: &mut [f32],
     ) -> Result<()>;
 
-    /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: memory is
-    /// short.
+    /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: the
+    /// engine was not made with room for it.
     fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>>;
 
     /// Forward pass without tangents: head inputs `[B, D]`.

@@ -5,8 +5,7 @@ use crate::Result;
 use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
-use crate::guess::{Activation, Directional, Guess, WeightTranspose};
-use crate::memory::guess_rows;
+use crate::guess::{self, Activation, Directional, Guess, WeightTranspose, weight_transpose};
 use crate::model::{Model, ModelSpec, PromptLayout};
 use crate::tune::GuessKind;
 use std::sync::Arc;
@@ -40,10 +39,22 @@ impl<B: Backend> Native<B> {
         self.backend.precision()
     }
 
-    /// An engine for passes of up to `examples` examples and `tangents` tangents. Errors: the placement does not fit
-    /// the model, or memory is short.
+    /// An engine for passes of up to `examples` examples and `tangents` tangents, with room for no guess that needs memory.
+    /// Errors: the placement does not fit the model, or memory is short.
     pub fn engine(&self, layout: PromptLayout, examples: usize, tangents: usize) -> Result<Encoder<B>> {
-        Encoder::new(self.backend.clone(), self.weights.clone(), layout, examples, tangents)
+        self.engine_with_guess(layout, examples, tangents, GuessKind::None)
+    }
+
+    /// As [`Native::engine`], with room for [`Engine::guess`] of this kind: both in memory that is obtained at once.
+    pub fn engine_with_guess(
+        &self,
+        layout: PromptLayout,
+        examples: usize,
+        tangents: usize,
+        guess: GuessKind,
+    ) -> Result<Encoder<B>> {
+        let guess = guess::buffers(guess, self.spec(), layout, examples, tangents);
+        Encoder::new(self.backend.clone(), self.weights.clone(), layout, examples, tangents, &guess)
     }
 }
 
@@ -71,7 +82,7 @@ where
     }
 
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
-        Encoder::dual(self, pass, tangents, head_input)
+        self.backend().clone().enter(|| Encoder::dual(self, pass, tangents, head_input))
     }
 
     fn gradient(
@@ -81,7 +92,7 @@ where
         head_gradient: &mut HeadGradient<f32>,
         grads: &mut [f32],
     ) -> Result<()> {
-        Encoder::gradient(self, images, prompts, head_gradient, grads)
+        self.backend().clone().enter(|| Encoder::gradient(self, images, prompts, head_gradient, grads))
     }
 
     fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {
@@ -91,8 +102,10 @@ where
             GuessKind::Directional => Some(Box::new(Directional(isotropic))),
             GuessKind::WeightTranspose => {
                 let layout = self.prompts();
-                let chunk = guess_rows(Encoder::most_examples(self), Encoder::most_tangents(self), layout.prompts);
-                Some(Box::new(WeightTranspose::new(self.backend().clone(), self.weights().clone(), layout, chunk)?))
+                let (examples, tangents) = (Encoder::most_examples(self), Encoder::most_tangents(self));
+                let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);
+                let (backend, weights) = (self.backend().clone(), self.weights().clone());
+                Some(Box::new(WeightTranspose::new(backend, weights, layout, chunk, self.arena())?))
             }
             GuessKind::Backprop | GuessKind::None => None,
         })

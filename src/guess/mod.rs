@@ -6,13 +6,32 @@
 
 mod activation;
 mod directional;
-mod weight_transpose;
+pub(crate) mod weight_transpose;
 
 pub use activation::Activation;
 pub use directional::Directional;
 pub use weight_transpose::WeightTranspose;
 
 use crate::Result;
+use crate::model::{ModelSpec, PromptLayout};
+use crate::tune::GuessKind;
+
+/// Elements of the buffers that the guess of this kind carves, in passes of up to `examples` examples and `tangents` tangents.
+pub fn buffers(
+    kind: GuessKind,
+    spec: &ModelSpec,
+    layout: PromptLayout,
+    examples: usize,
+    tangents: usize,
+) -> Vec<usize> {
+    match kind {
+        GuessKind::WeightTranspose => {
+            let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);
+            weight_transpose::buffers(spec, layout, chunk).into()
+        }
+        GuessKind::Activation | GuessKind::Directional | GuessKind::Backprop | GuessKind::None => Vec::new(),
+    }
+}
 
 /// A guess that needs nothing but the weights and the prompts.
 pub trait Guess: Send {

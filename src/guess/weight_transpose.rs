@@ -12,10 +12,22 @@ use super::Guess;
 use crate::Result;
 use crate::backend::{At, Backend};
 use crate::encoder::Weights;
-use crate::model::PromptLayout;
+use crate::model::{ModelSpec, PromptLayout};
 use crate::ops::norm;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Rows of noise to map at once in passes of up to `examples` examples and `tangents` tangents.
+pub fn chunk(examples: usize, tangents: usize, prompts: usize) -> usize {
+    const MOST: usize = 256;
+    (examples * tangents.max(1) * prompts).clamp(prompts.max(16), MOST.max(prompts))
+}
+
+/// Elements of the buffers that [`WeightTranspose::new`] carves, for the same `chunk`.
+pub fn buffers(spec: &ModelSpec, layout: PromptLayout, chunk: usize) -> [usize; 4] {
+    let rows = chunk.max(layout.prompts) * 3 * spec.width;
+    [rows, rows, rows, layout.parameters(spec)]
+}
 
 /// One set's layer.
 struct Layer {
@@ -33,77 +45,104 @@ struct Layer {
 
 /// Noise sent back through the transposed weights of the layer that reads the prompts.
 pub struct WeightTranspose<B: Backend<Elem = f32>> {
-    backend: Arc<B>,
-    weights: Arc<Weights<B>>,
-    width: usize,
     prompts: usize,
     layers: Vec<Layer>,
     /// `[S, p, d]` as of the last `prepare`.
-    values: Vec<f32>,
-    noise: B::Buffer,
-    product: B::Buffer,
-    host: Vec<f32>,
+    values: B::Staging,
+    products: Products<B>,
+}
+
+/// Products with a layer's weights, of up to `chunk` rows.
+struct Products<B: Backend<Elem = f32>> {
+    backend: Arc<B>,
+    weights: Arc<Weights<B>>,
+    width: usize,
+    chunk: usize,
+    /// `[chunk, 3d]`, as the others.
+    input: B::Buffer,
+    output: B::Buffer,
+    host: B::Staging,
 }
 
 impl<B: Backend<Elem = f32>> WeightTranspose<B> {
     /// The guess for prompts placed by `layout`, mapping up to `chunk` rows of noise at a time (at least p). Errors:
-    /// memory is short.
-    pub fn new(backend: Arc<B>, weights: Arc<Weights<B>>, layout: PromptLayout, chunk: usize) -> Result<Self> {
-        let d = weights.spec().width;
+    /// `arena` has no room for its [buffers](super::buffers).
+    pub fn new(
+        backend: Arc<B>,
+        weights: Arc<Weights<B>>,
+        layout: PromptLayout,
+        chunk: usize,
+        arena: &B::Arena,
+    ) -> Result<Self> {
         let depth = weights.spec().depth;
-        let chunk = chunk.max(layout.prompts);
-        let mut guess = WeightTranspose {
-            noise: backend.buffer(chunk * 3 * d)?,
-            product: backend.buffer(chunk * 3 * d)?,
-            host: vec![0.0; chunk * 3 * d],
-            values: vec![0.0; layout.parameters(weights.spec())],
-            layers: Vec::new(),
-            width: d,
-            prompts: layout.prompts,
-            backend,
+        let [input, output, host, values] = buffers(weights.spec(), layout, chunk);
+        let products = Products {
+            input: backend.carve(arena, input)?,
+            output: backend.carve(arena, output)?,
+            host: backend.carve_staging(arena, host)?,
+            chunk: chunk.max(layout.prompts),
+            width: weights.spec().width,
+            backend: backend.clone(),
             weights,
         };
+        let values = backend.carve_staging(arena, values)?;
+        let mut guess = WeightTranspose { prompts: layout.prompts, layers: Vec::new(), values, products };
         for set in 0..layout.sets(depth) {
             let block = layout.insert_at + set;
             let unread = layout.deep || block + 1 == depth;
+            let d = guess.products.width;
             let outputs = if unread { d..3 * d } else { 0..3 * d };
-            let layer = guess.layer(block, outputs, layout.prompts)?;
+            let layer = guess.products.layer(block, outputs, layout.prompts)?;
             guess.layers.push(layer);
         }
         Ok(guess)
     }
+}
 
+impl<B: Backend<Elem = f32>> Products<B> {
     fn layer(&mut self, block: usize, outputs: Range<usize>, prompts: usize) -> Result<Layer> {
         let d = self.width;
         let norm = &self.weights.blocks[block].norm1;
         let gamma = self.backend.read_vector(&norm.gamma)?;
         let mut layer =
             Layer { block, outputs, eps: norm.eps, trace: 0.0, ones: 0.0, scale: vec![0.0; prompts], gamma };
-        let chunk = self.host.len() / (3 * d);
-        for first in (0..d).step_by(chunk) {
-            let rows = chunk.min(d - first);
-            let mut basis = vec![0.0; rows * d];
+        for first in (0..d).step_by(self.chunk) {
+            let rows = self.chunk.min(d - first);
+            self.host[..rows * d].fill(0.0);
             for r in 0..rows {
-                basis[r * d + first + r] = layer.gamma[first + r];
+                self.host[r * d + first + r] = layer.gamma[first + r];
             }
             // One after another: the sum must not depend on the chunk.
-            self.squares(&layer, &basis)?.iter().for_each(|square| layer.trace += square);
+            self.squares(block, layer.outputs.clone(), rows)?.for_each(|square| layer.trace += square);
         }
-        layer.ones = self.squares(&layer, &layer.gamma.clone())?[0];
+        self.host[..d].copy_from_slice(&layer.gamma);
+        layer.ones = self.squares(block, layer.outputs.clone(), 1)?.sum();
         Ok(layer)
     }
 
-    /// ‖W v‖² of each row v of `rows` `[rows, d]`.
-    fn squares(&mut self, layer: &Layer, rows: &[f32]) -> Result<Vec<f64>> {
-        let (d, n) = (self.width, layer.outputs.len());
-        let count = rows.len() / d;
-        let linear = &self.weights.blocks[layer.block].qkv;
-        self.backend.write(&mut self.noise, 0, rows)?;
-        let x = At::start(&self.noise, d);
-        self.backend.linear(count, 0, linear, layer.outputs.clone(), x, &mut self.product, 0)?;
+    /// ‖W v‖² of the `count` rows v that stand in `host` `[count, d]`, which is overwritten.
+    fn squares(&mut self, block: usize, outputs: Range<usize>, count: usize) -> Result<impl Iterator<Item = f64>> {
+        let (d, n) = (self.width, outputs.len());
+        let linear = &self.weights.blocks[block].qkv;
+        self.backend.write(&mut self.input, 0, &self.host[..count * d])?;
+        let x = At::start(&self.input, d);
+        self.backend.linear(count, 0, linear, outputs, x, &mut self.output, 0)?;
         let host = &mut self.host[..count * n];
-        self.backend.read(&self.product, 0, host)?;
-        Ok(host.chunks_exact(n).map(|row| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum()).collect())
+        self.backend.read(&self.output, 0, host)?;
+        Ok(host.chunks_exact(n).map(|row| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum()))
+    }
+
+    /// Wᵀ g of each row g of `rows` `[count, n]`, `[count, d]`.
+    fn transposed(&mut self, layer: &Layer, rows: &[f32]) -> Result<&[f32]> {
+        let (d, n) = (self.width, layer.outputs.len());
+        let count = rows.len() / n;
+        let linear = &self.weights.blocks[layer.block].qkv;
+        self.backend.write(&mut self.input, 0, rows)?;
+        let from = At::start(&self.input, n);
+        self.backend.linear_vjp(count, linear, layer.outputs.clone(), from, false, &mut self.output, 0)?;
+        let host = &mut self.host[..count * d];
+        self.backend.read(&self.output, 0, host)?;
+        Ok(host)
     }
 }
 
@@ -119,47 +158,39 @@ where
     }
 
     fn prepare(&mut self, prompts: &[f32]) -> Result<()> {
-        let (d, p) = (self.width, self.prompts);
+        let (d, p) = (self.products.width, self.prompts);
         self.values.copy_from_slice(prompts);
-        let mut layers = std::mem::take(&mut self.layers);
-        let mut scaled = vec![0.0; p * d];
-        for (layer, values) in layers.iter_mut().zip(prompts.chunks_exact(p * d)) {
-            for (x, out) in values.chunks_exact(d).zip(scaled.chunks_exact_mut(d)) {
+        for (layer, values) in self.layers.iter_mut().zip(prompts.chunks_exact(p * d)) {
+            for (x, scaled) in values.chunks_exact(d).zip(self.products.host.chunks_exact_mut(d)) {
                 let (mean, rstd) = norm::statistics(x, layer.eps);
                 for i in 0..d {
-                    out[i] = layer.gamma[i] * (x[i] - mean) * rstd;
+                    scaled[i] = layer.gamma[i] * (x[i] - mean) * rstd;
                 }
             }
-            let products = self.squares(layer, &scaled)?;
+            let products = self.products.squares(layer.block, layer.outputs.clone(), p)?;
             let n = d as f64;
-            for (i, (x, product)) in values.chunks_exact(d).zip(products).enumerate() {
-                let (mean, rstd) = norm::statistics(x, layer.eps);
+            let Layer { trace, ones, eps, .. } = *layer;
+            for ((scale, x), product) in layer.scale.iter_mut().zip(values.chunks_exact(d)).zip(products) {
+                let (mean, rstd) = norm::statistics(x, eps);
                 let c = x.iter().map(|&v| f64::from((v - mean) * rstd).powi(2)).sum::<f64>() / n;
                 let rstd = f64::from(rstd);
-                let frobenius = (layer.trace - layer.ones / n - (2.0 - c) * product / n) * rstd * rstd;
-                layer.scale[i] = (n / frobenius.max(f64::MIN_POSITIVE)).sqrt() as f32;
+                let frobenius = (trace - ones / n - (2.0 - c) * product / n) * rstd * rstd;
+                *scale = (n / frobenius.max(f64::MIN_POSITIVE)).sqrt() as f32;
             }
         }
-        self.layers = layers;
         Ok(())
     }
 
     fn map(&mut self, set: usize, noise: &[f32], y: &mut [f32]) -> Result<()> {
-        let (d, p) = (self.width, self.prompts);
+        let (d, p) = (self.products.width, self.prompts);
         let layer = &self.layers[set];
         let m = layer.outputs.len();
-        let linear = &self.weights.blocks[layer.block].qkv;
         let values = &self.values[set * p * d..][..p * d];
         // Whole groups of p rows per product, so that row r keeps belonging to prompt r mod p.
-        let chunk = (self.host.len() / (3 * d) / p * p).max(p);
+        let chunk = (self.products.chunk / p * p).max(p);
         for (noise, y) in noise.chunks(chunk * m).zip(y.chunks_mut(chunk * d)) {
-            let rows = noise.len() / m;
-            self.backend.write(&mut self.noise, 0, noise)?;
-            let from = At::start(&self.noise, m);
-            self.backend.linear_vjp(rows, linear, layer.outputs.clone(), from, false, &mut self.product, 0)?;
-            let host = &mut self.host[..rows * d];
-            self.backend.read(&self.product, 0, host)?;
-            for (r, (g, y)) in host.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+            let products = self.products.transposed(layer, noise)?;
+            for (r, (g, y)) in products.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
                 y.fill(0.0);
                 norm::vjp(&values[r % p * d..][..d], g, &layer.gamma, layer.eps, y);
                 y.iter_mut().for_each(|v| *v *= layer.scale[r % p]);

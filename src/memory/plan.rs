@@ -5,6 +5,7 @@ use crate::backend::hidden_columns;
 use crate::cpu::{self, CpuOptions};
 use crate::data::{Dataset, MAX_BYTES, decode_bytes};
 use crate::encoder::{self, Sizes};
+use crate::guess;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::tune::{DecodeOptions, GuessKind, HeadKind, OptimizerKind, TuneOptions};
 use crate::{Error, Model, Result};
@@ -159,27 +160,27 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     // Class sums in f64 beside the means.
     let fit = if options.head == HeadKind::Prototype { classes * width * F64 + 4 * width * F64 } else { 0 };
     let guess = match options.guess {
+        // Noise of a pass, the sums of a set, and its layer's γ.
         GuessKind::WeightTranspose => {
-            let rows = guess_rows(micro_batch, tangents, options.prompts) as u64;
-            3 * rows * 3 * d * F32
-                + 3 * sizes.staging as u64 * F32
+            3 * sizes.staging as u64 * F32
                 + (3 * d * F32 + 3 * d * F64) * options.prompts as u64
+                + layout.sets(spec.depth) as u64 * d * F32
         }
         _ => sizes.staging as u64 * F32,
     };
+    let carved = |lens: &[usize]| lens.iter().map(|&len| cpu::memory::Buffer::bytes(len) as u64).sum::<u64>();
+    let guess = guess + carved(&guess::buffers(options.guess, spec, layout, micro_batch, tangents));
+    let [x, y, work, pooled, head_input, staging] = sizes.buffers();
     vec![
         Line { name: "weights", bytes: encoder::weight_bytes(model) + cpu::resident_bytes(model, job.cpu) },
-        Line { name: "dual buffers", bytes: 2 * sizes.stream as u64 * F32 },
-        Line { name: "workspace", bytes: sizes.work as u64 * F32 },
+        Line { name: "dual buffers", bytes: carved(&[x, y]) },
+        Line { name: "workspace", bytes: carved(&[work]) },
         Line {
             name: "kernels",
             bytes: cpu::scratch_bytes(spec, job.cpu.precision, sizes.tokens, tangents, options.guess)
                 * job.cpu.threads.max(1) as u64,
         },
-        Line {
-            name: "head inputs, logits, images",
-            bytes: (2 * sizes.pooled as u64 + sizes.staging as u64 + step) * F32,
-        },
+        Line { name: "head inputs, logits, images", bytes: carved(&[pooled, head_input, staging]) + step * F32 },
         Line { name: "guess", bytes: guess },
         Line { name: "prompts and optimizer", bytes: state(parameters) + parameters * F64 },
         Line { name: "head", bytes: head_state.max(fit + head * F32) },
@@ -193,12 +194,6 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
 
 /// Stacks, tables, tensor descriptions and messages: what is too small to be named.
 const RUNTIME: u64 = 1 << 20;
-
-/// Rows of noise that the weight-transpose guess maps at once.
-pub(crate) fn guess_rows(examples: usize, tangents: usize, prompts: usize) -> usize {
-    const MOST: usize = 256;
-    (examples * tangents.max(1) * prompts).clamp(prompts.max(16), MOST.max(prompts))
-}
 
 /// The VJP's buffers, bytes.
 fn tape(spec: &ModelSpec, layout: PromptLayout, examples: u64) -> u64 {

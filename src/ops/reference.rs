@@ -33,16 +33,26 @@ impl<T> HostMatrix<T> {
 impl<T: Real> Backend for Reference<T> {
     type Elem = T;
     type Buffer = Vec<T>;
+    type Staging = Vec<T>;
+    type Arena = ();
     type Matrix = HostMatrix<T>;
     type Vector = Vec<T>;
 
-    fn buffer(&self, len: usize) -> Result<Vec<T>> {
+    fn reserve(&self, _: &[usize]) -> Result<()> {
+        Ok(())
+    }
+
+    fn carve(&self, (): &(), len: usize) -> Result<Vec<T>> {
         let mut buffer = Vec::new();
         buffer
             .try_reserve_exact(len)
             .map_err(|_| Error::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()), what: "an encoder buffer" })?;
         buffer.resize(len, T::zero());
         Ok(buffer)
+    }
+
+    fn carve_staging(&self, (): &(), len: usize) -> Result<Vec<T>> {
+        self.carve(&(), len)
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<T>) -> Result<HostMatrix<T>> {

@@ -182,7 +182,8 @@ where
             GuessKind::Backprop | GuessKind::None => 0,
             _ => options.tangents.min(self.resources.tangents_per_pass.max(1)),
         };
-        let mut engine = self.native.engine(options.layout(), self.micro_batch(), tangents)?;
+        let mut engine =
+            self.native.engine_with_guess(options.layout(), self.micro_batch(), tangents, options.guess)?;
         let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
         let state = tuner.run(observer)?.clone();
         let images_per_second = tuner.images_per_second();

@@ -5,6 +5,7 @@ use foretune::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Precision, 
 use foretune::cpu::memory::Buffer;
 use foretune::cpu::{CpuBackend, Matrix};
 use foretune::encoder::attention_flops;
+use foretune::memory::Arena;
 use foretune::model::Mlp;
 use foretune::weights::LinearRef;
 use std::collections::BTreeMap;
@@ -63,14 +64,28 @@ type Layer = Linear<Matrix, Vec<f32>>;
 impl Backend for Timed {
     type Elem = f32;
     type Buffer = Buffer;
+    type Staging = Buffer;
+    type Arena = Arena;
     type Matrix = Matrix;
     type Vector = Vec<f32>;
 
     fn precision(&self) -> Precision {
         self.inner.precision()
     }
-    fn buffer(&self, len: usize) -> Result<Buffer> {
-        self.inner.buffer(len)
+    fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.inner.enter(f)
+    }
+    fn reserve(&self, lens: &[usize]) -> Result<Arena> {
+        self.inner.reserve(lens)
+    }
+    fn carve(&self, arena: &Arena, len: usize) -> Result<Buffer> {
+        self.inner.carve(arena, len)
+    }
+    fn carve_staging(&self, arena: &Arena, len: usize) -> Result<Buffer> {
+        self.inner.carve_staging(arena, len)
+    }
+    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
+        self.inner.reserve_attention(heads, tangents)
     }
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
         self.inner.matrix(rows, cols, data)
