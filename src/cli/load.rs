@@ -3,16 +3,18 @@
 use super::args::Global;
 use super::job::{DataSource, ModelSource};
 use foretune::cpu::CpuOptions;
-use foretune::data::Dataset;
+use foretune::data::{Dataset, Problem};
 use foretune::memory::Wishes;
+use foretune::tune::DecodeOptions;
 use foretune::{Error, Result};
 use std::thread::available_parallelism;
 
-/// Opens the data set, and with `--skip-bad` decodes every image to leave out those that would stop the run later.
-pub(super) fn dataset(source: &DataSource) -> Result<Dataset> {
+/// Opens the data set, and with `--skip-bad` decodes every image, within `limits` if there are any, to leave out those that
+/// would stop the run later.
+pub(super) fn dataset(source: &DataSource, limits: Option<DecodeOptions>) -> Result<Dataset> {
     let mut dataset = Dataset::open(&source.root, source.format, &source.options)?;
     if source.options.skip_bad {
-        let problems = dataset.verify(&mut |_| {});
+        let problems = verify(&dataset, limits);
         for problem in &problems {
             log::warn!("left out: {problem}");
         }
@@ -21,11 +23,18 @@ pub(super) fn dataset(source: &DataSource) -> Result<Dataset> {
     Ok(dataset)
 }
 
+fn verify(dataset: &Dataset, limits: Option<DecodeOptions>) -> Vec<Problem> {
+    match limits {
+        None => dataset.verify(&mut |_| {}),
+        Some(DecodeOptions { threads, limit, .. }) => dataset.verify_within(Some(threads), limit, &mut |_| {}),
+    }
+}
+
 /// When an image stopped the run, finds all the others that would have.
-pub(super) fn all_unreadable(error: Error, dataset: &Dataset) -> Error {
+pub(super) fn all_unreadable(error: Error, dataset: &Dataset, limits: Option<DecodeOptions>) -> Error {
     const LISTED: usize = 20;
     let Error::Image { .. } = error else { return error };
-    let problems = dataset.verify(&mut |_| {});
+    let problems = verify(dataset, limits);
     if problems.len() < 2 {
         return error;
     }

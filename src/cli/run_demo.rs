@@ -97,7 +97,7 @@ fn write_and_tune(
     let options = options(seed);
     let open = |root| {
         let source = DataSource { root, format: Format::Cub, options: OpenOptions::default(), decode_threads: None };
-        load::dataset(&source)
+        load::dataset(&source, None)
     };
     let clean = open(folder.clean())?;
     let mut shifted = open(folder.shifted())?;

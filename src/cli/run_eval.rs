@@ -16,7 +16,7 @@ use std::time::Instant;
 
 pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
     let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
-    let mut dataset = load::dataset(&job.data)?;
+    let mut dataset = load::dataset(&job.data, None)?;
     classifier.relabel(&mut dataset)?;
     let indices = dataset.items_of(job.split);
     let name = split_name(job.split);
@@ -47,7 +47,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         Ok((scored, frozen))
     });
     screen.finish()?;
-    let (scored, frozen) = both.map_err(|error| load::all_unreadable(error, &dataset))?;
+    let (scored, frozen) = both.map_err(|error| load::all_unreadable(error, &dataset, None))?;
     report(name, scored, frozen, global)
 }
 

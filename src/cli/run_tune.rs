@@ -10,7 +10,7 @@ use foretune::data::{Dataset, Split};
 use foretune::engine;
 use foretune::memory::{Plan, Planned, listing_bytes};
 use foretune::model::{Head, Model};
-use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained};
+use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained, TuneOptions};
 use foretune::{Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -18,9 +18,30 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
-    check_writable(&job.out)?;
     let model = Model::open(&job.model.path, &job.model.options)?;
-    let mut dataset = load::dataset(&job.data)?;
+    let cpu = load::cpu(&job.model, global);
+    let plan = |dataset: &Dataset, options: &TuneOptions| {
+        let planned = Planned {
+            model: &model,
+            options,
+            classes: dataset.classes.len(),
+            listing: listing_bytes(dataset),
+            photos: dataset.items_of(Split::Train).len(),
+            cpu,
+            wishes: load::wishes(job.micro_batch, job.data.decode_threads, cpu),
+        };
+        Plan::new(planned, job.budget)
+    };
+    // A budget that is too small is refused before an image is opened or anything is written.
+    let limits = match job.budget {
+        Some(_) => {
+            let listed = Dataset::list(&job.data.root, job.data.format, &job.data.options)?;
+            Some(plan(&listed, &job.options)?.decode)
+        }
+        None => None,
+    };
+    check_writable(&job.out)?;
+    let mut dataset = load::dataset(&job.data, limits)?;
     dataset.split_validation(job.options.val_fraction, job.options.seed);
     let train = dataset.items_of(Split::Train).len();
     if train == 0 {
@@ -35,17 +56,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     if job.resume && !job.checkpoint.exists() {
         log::warn!("--resume: there is no {}; starting anew", job.checkpoint.display());
     }
-    let cpu = load::cpu(&job.model, global);
-    let planned = Planned {
-        model: &model,
-        options: &options,
-        classes: dataset.classes.len(),
-        listing: listing_bytes(&dataset),
-        photos: train,
-        cpu,
-        wishes: load::wishes(job.micro_batch, job.data.decode_threads, cpu),
-    };
-    let plan = Plan::new(planned, job.budget)?;
+    let plan = plan(&dataset, &options)?;
     let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
     let resources = Resources::of_plan(&plan, saving, job.resume);
     let native = engine::cpu(&model, cpu)?;
@@ -66,7 +77,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
         run.scores(&trained, compare, &mut screen).map(|scores| (trained, scores))
     });
     screen.finish()?;
-    let (trained, scores) = done.map_err(|error| load::all_unreadable(error, &dataset))?;
+    let (trained, scores) = done.map_err(|error| load::all_unreadable(error, &dataset, limits))?;
     report(&trained, &scores, &job.out, global)
 }
 

@@ -133,6 +133,33 @@ pub(super) struct Listing {
     pub problems: Vec<Problem>,
 }
 
+impl Listing {
+    fn read(root: &Path, format: Format, options: &OpenOptions) -> Result<Listing> {
+        if let Err(source) = root.metadata() {
+            return Err(Error::io("open", root, source));
+        }
+        if !root.is_dir() && format != Format::Csv {
+            return Err(data_error(root, format!("this is a file; the {format} format needs the data set's folder")));
+        }
+        let boxes = options.crop_boxes;
+        if boxes && matches!(format, Format::Folder | Format::Csv) {
+            return Err(Error::Options(format!("the {format} format has no boxes to crop to; use whole images")));
+        }
+        match format {
+            Format::Cub => cub::list(root, boxes),
+            Format::Cars => cars::list(root, boxes),
+            Format::Dogs => dogs::list(root, boxes),
+            Format::Folder => folder::list(root),
+            Format::Csv => csv::list(root),
+        }
+    }
+
+    fn dataset(self, root: &Path, format: Format) -> Dataset {
+        let Listing { classes, items, problems, .. } = self;
+        Dataset { root: root.to_owned(), format, classes, items: items.into(), problems }
+    }
+}
+
 /// Problems that an error lists before it only counts.
 const LISTED: usize = 10;
 
@@ -146,25 +173,9 @@ impl Dataset {
     /// wrong with any image or class: one error for all of them, with their paths. [`Error::Io`] when annotations cannot be
     /// read. [`Error::Options`] when boxes are asked of a format that has none.
     pub fn open(root: &Path, format: Format, options: &OpenOptions) -> Result<Dataset> {
-        if let Err(source) = root.metadata() {
-            return Err(Error::io("open", root, source));
-        }
-        if !root.is_dir() && format != Format::Csv {
-            return Err(data_error(root, format!("this is a file; the {format} format needs the data set's folder")));
-        }
-        let boxes = options.crop_boxes;
-        if boxes && matches!(format, Format::Folder | Format::Csv) {
-            return Err(Error::Options(format!("the {format} format has no boxes to crop to; use whole images")));
-        }
-        let mut listing = match format {
-            Format::Cub => cub::list(root, boxes)?,
-            Format::Cars => cars::list(root, boxes)?,
-            Format::Dogs => dogs::list(root, boxes)?,
-            Format::Folder => folder::list(root)?,
-            Format::Csv => csv::list(root)?,
-        };
+        let mut listing = Listing::read(root, format, options)?;
         let items = &listing.items;
-        let faults = parallel::map(items.len(), || (), |(), index: usize| look(&items[index]), &mut |_| {});
+        let faults = parallel::map(items.len(), None, || (), |(), index: usize| look(&items[index]), &mut |_| {});
         let listed = listing.items.len();
         let mut at = faults.iter();
         listing.items.retain(|_| at.next().is_some_and(Option::is_none));
@@ -184,8 +195,15 @@ impl Dataset {
             }
             log::warn!("{}: {report}\ncontinuing without them", root.display());
         }
-        let Listing { classes, items, problems, .. } = listing;
-        Ok(Dataset { root: root.to_owned(), format, classes, items: items.into(), problems })
+        Ok(listing.dataset(root, format))
+    }
+
+    /// The data set as its folders and annotations have it: no image is opened, and none that is listed need exist.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`] that are not about images.
+    pub fn list(root: &Path, format: Format, options: &OpenOptions) -> Result<Dataset> {
+        Ok(Listing::read(root, format, options)?.dataset(root, format))
     }
 
     /// Indices of the images of `split`, in order.

@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// `f(state, i)` for i in 0..`count`, in order of i; every thread has its own `state` from `new`. `progress` is told, on the calling
+/// `f(state, i)` for i in 0..`count`, in order of i, on `threads` threads or one per core; every thread has its own `state` from `new`. `progress` is told, on the calling
 /// thread, how many are done.
 pub(super) fn map<S, T: Send>(
     count: usize,
+    threads: Option<usize>,
     new: impl Fn() -> S + Sync,
     f: impl Fn(&mut S, usize) -> T + Sync,
     progress: &mut dyn FnMut(usize),
 ) -> Vec<T> {
-    let threads = thread::available_parallelism().map_or(1, |threads| threads.get()).min(count);
+    let threads =
+        threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, |threads| threads.get())).min(count);
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
     let mut results: Vec<Option<T>> = (0..count).map(|_| None).collect();

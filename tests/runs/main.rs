@@ -3,6 +3,7 @@
 mod bad_files;
 mod bad_images;
 mod bad_outputs;
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 mod determinism;
