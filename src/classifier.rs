@@ -92,7 +92,8 @@ impl Classifier {
         let mut inputs = vec![0.0; count * width];
         engine.forward(images, &self.prompts, &mut inputs)?;
         let mut logits = Array2::zeros((count, classes));
-        head::dual(&self.head, count, 1, &inputs, logits.as_slice_mut().expect("new arrays are row-major"));
+        let rows = logits.as_slice_mut().expect("new arrays are row-major");
+        head::dual(&self.head, count, 1, &inputs, rows, &mut Vec::new());
         Ok(logits)
     }
 

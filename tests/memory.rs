@@ -1,28 +1,80 @@
-//! The memory promise: what a plan says is what a run takes, counted allocation by allocation and seen from outside.
+//! The memory promise: what a plan says is what a run takes, and after its first step it takes no more, counted allocation
+//! by allocation.
 
+mod common;
+
+use common::Vit;
 use foretune::backend::Precision;
 use foretune::cpu::CpuOptions;
+use foretune::cpu::pool::Pool;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
+use foretune::encoder::Sizes;
+use foretune::engine::Engine;
+use foretune::guess;
 use foretune::memory::{Budget, Plan, Planned, Wishes, listing_bytes};
-use foretune::model::{LoadOptions, Model, SynthArch, SynthDtype, SynthNames, synthesise};
-use foretune::tune::{Event, Job, Observer, Resources, Saving, TuneOptions};
+use foretune::model::{LoadOptions, Model, PromptLayout, SynthArch, SynthDtype, SynthNames, synthesise};
+use foretune::tune::{Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
 use foretune::{Error, engine};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-/// Counts live bytes, their peak, and allocations.
+/// Counts live bytes and their peak, the allocations of arenas, and those on computing threads.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// Reservations, and their bytes: nothing else is aligned to a cache line.
+static ARENAS: AtomicUsize = AtomicUsize::new(0);
+static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Whether the allocations of computing threads are being counted.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread computes; looked up when it first allocates under watch.
+    static COMPUTES: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// The pool's threads compute, those that decode do not, and the loop's own says so itself.
+fn computes() -> bool {
+    COMPUTES.with(|known| {
+        known.get().unwrap_or_else(|| {
+            let computes = pool_thread();
+            known.set(Some(computes));
+            computes
+        })
+    })
+}
+
+/// Asked of the system, for the standard library may allocate to tell a thread's name.
+#[cfg(target_os = "linux")]
+fn pool_thread() -> bool {
+    let mut name = [0u8; 16];
+    // SAFETY: the system writes at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    name.strip_prefix(b"foretune-").is_some_and(|rest| rest[0].is_ascii_digit())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pool_thread() -> bool {
+    false
+}
 
 // SAFETY: every call is the system allocator's; only numbers are kept beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(live, Relaxed);
+        if layout.align() == 64 {
+            ARENAS.fetch_add(1, Relaxed);
+            ARENA_BYTES.fetch_add(layout.size(), Relaxed);
+        }
+        if WATCHED.load(Relaxed) && computes() {
+            ALLOCATIONS.fetch_add(1, Relaxed);
+        }
         // SAFETY: as promised by the caller.
         unsafe { System.alloc(layout) }
     }
@@ -66,7 +118,7 @@ fn run(
     image: usize,
     data: &Path,
     options: &TuneOptions,
-    wishes: Wishes,
+    cpu: CpuOptions,
     budget: Option<Budget>,
 ) -> (u64, Plan) {
     let before = LIVE.load(Relaxed);
@@ -81,12 +133,12 @@ fn run(
             classes: dataset.classes.len(),
             photos: dataset.items_of(Split::Train).len(),
             listing: listing_bytes(&dataset),
-            cpu: CPU,
-            wishes,
+            cpu,
+            wishes: WISHES,
         };
         let plan = Plan::new(planned, budget).unwrap();
         let resources = Resources::of_plan(&plan, Saving::default(), false);
-        let native = engine::cpu(&model, CPU).unwrap();
+        let native = engine::cpu(&model, cpu).unwrap();
         let job =
             Job { model: &model, native: &native, dataset: &dataset, options, resources: &resources, head_from: None };
         job.train(&mut Silent).unwrap();
@@ -102,6 +154,8 @@ fn options(batch: usize, tangents: usize) -> TuneOptions {
 /// Side of the images that models are made for, pixels.
 const IMAGE: usize = 224;
 const CPU: CpuOptions = CpuOptions { threads: 2, precision: Precision::F32, resident: false };
+/// No pool, and with PNGs none that decodes: what rayon frees, it frees some time later.
+const ONE: CpuOptions = CpuOptions { threads: 1, ..CPU };
 const WISHES: Wishes = Wishes { micro_batch: 1, decode_threads: 1 };
 
 #[test]
@@ -114,7 +168,7 @@ fn a_plan_is_a_ceiling() {
     synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
 
     let budget = Budget(24 << 20);
-    let (peak, plan) = run(&model, IMAGE, &data, &options(2, 1), WISHES, Some(budget));
+    let (peak, plan) = run(&model, IMAGE, &data, &options(2, 1), CPU, Some(budget));
     println!("ViT-B/16 within 24 MiB: peak {peak}, plan {}", plan.total());
     assert!(peak <= budget.0, "{peak} bytes of {}", budget.0);
 
@@ -135,12 +189,12 @@ fn a_plan_is_a_ceiling() {
         panic!("a budget of 1 MiB was accepted")
     };
     assert!(matches!(Plan::new(planned, Some(Budget(smallest - 1))), Err(Error::Budget { .. })));
-    let (peak, _) = run(&model, IMAGE, &data, &one, WISHES, Some(Budget(smallest)));
+    let (peak, _) = run(&model, IMAGE, &data, &one, CPU, Some(Budget(smallest)));
     assert!(peak <= smallest, "{peak} bytes of {smallest}");
 
     // Eight tangents run in the budget of one, in more passes, but for their derivatives.
     let more = 2 * 7 * 4;
-    let (peak, plan) = run(&model, IMAGE, &data, &eight, WISHES, Some(Budget(smallest + more)));
+    let (peak, plan) = run(&model, IMAGE, &data, &eight, CPU, Some(Budget(smallest + more)));
     assert!(peak <= smallest + more && plan.tangents_per_pass < 8, "{peak} bytes of {smallest}");
 }
 
@@ -150,10 +204,164 @@ fn memory_grows_with_the_batch_by_its_labels_and_derivatives_only() {
     let folder = tempfile::tempdir().unwrap();
     let (data, model) = (folder.path().join("data"), folder.path().join("tiny"));
     // Small, so that it does not matter when they are decoded.
-    photos(&data, [64, 48]);
+    common::photos(&data, 2, 2, 0);
     synthesise(&model, SynthArch::VitTinyPatch16_224, SynthNames::Transformers, SynthDtype::F16, 0).unwrap();
-    let peaks =
-        [8, 512].map(|batch| run(&model, 48, &data, &TuneOptions { steps: 1, ..options(batch, 2) }, WISHES, None).0);
-    let most = (512 - 8) * (16 + 4 * 2);
-    assert!(peaks[1].abs_diff(peaks[0]) <= most, "{peaks:?}");
+    let batches = [8u64, 64, 512];
+    let peak = |batch: u64| {
+        let options = TuneOptions { steps: 1, ..options(batch as usize, 2) };
+        run(&model, 48, &data, &options, ONE, None).0
+    };
+    // What a process allocates once is no run's.
+    peak(512);
+    let peaks = batches.map(peak);
+    println!("batches {batches:?}: peaks {peaks:?}");
+    for (batch, peak) in batches.iter().zip(peaks).skip(1) {
+        let most = (batch - batches[0]) * (16 + 4 * 2);
+        assert!(peak.abs_diff(peaks[0]) <= most, "{peaks:?}");
+    }
+}
+
+/// What a block adds is its vectors and the description of its tensors; each of its own prompt sets is state.
+#[test]
+fn memory_grows_with_depth_by_vectors_and_prompts_only() {
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    common::photos(&data, 2, 2, 0);
+    let shape = Vit { image: [48, 48], patch: 8, width: 128, depth: 12, heads: 2, hidden: 512, classes: 2 };
+    for (deep, prompts) in [(false, 4), (true, 4)] {
+        let options = TuneOptions { deep, prompts, ..options(4, 2) };
+        let measured = [12, 24].map(|depth| {
+            let model = folder.path().join(format!("depth{depth}"));
+            Vit { depth, ..shape }.write(&model);
+            run(&model, 48, &data, &options, ONE, None)
+        });
+        let [(shallower, _), (deeper, _)] = &measured;
+        let d = shape.width as u64;
+        // Norms, biases; names, shapes and places of twelve tensors.
+        let block = 13 * d * 4 + 12 * 256;
+        // The plan's own: parameters, moments, gradient, the best, and their copies; the sets' values and γ in the guess.
+        let sets = if deep { state_bytes(&measured[1].1) - state_bytes(&measured[0].1) } else { 0 };
+        println!("deep {deep}: depth 12 takes {shallower} bytes, depth 24 {deeper}; a block {block}, sets {sets}");
+        assert!(deeper - shallower <= 12 * block + sets, "{shallower} and {deeper} bytes");
+    }
+}
+
+/// Bytes that a plan has for prompts.
+fn state_bytes(plan: &Plan) -> u64 {
+    plan.lines
+        .iter()
+        .filter(|line| ["guess", "prompts and optimizer"].contains(&line.name))
+        .map(|line| line.bytes)
+        .sum()
+}
+
+/// Counts allocations on computing threads from the end of the first step to the end of the last.
+#[derive(Default)]
+struct Watch {
+    found: Option<usize>,
+}
+
+impl Observer for Watch {
+    fn event(&mut self, event: &Event) {
+        COMPUTES.set(Some(true));
+        if let Event::Step { step, steps, .. } = *event {
+            if step == 1 {
+                ALLOCATIONS.store(0, Relaxed);
+                WATCHED.store(true, Relaxed);
+            } else if step == steps {
+                WATCHED.store(false, Relaxed);
+                self.found = Some(ALLOCATIONS.load(Relaxed));
+            }
+        }
+    }
+}
+
+/// An allocation here and one on a pool's thread are seen, where threads can be told apart.
+fn check_watch() {
+    let pool = Pool::new(2).unwrap();
+    let allocate = || drop(std::hint::black_box(Box::new(0u8)));
+    COMPUTES.set(Some(true));
+    ALLOCATIONS.store(0, Relaxed);
+    WATCHED.store(true, Relaxed);
+    allocate();
+    pool.install(allocate);
+    WATCHED.store(false, Relaxed);
+    let seen = ALLOCATIONS.load(Relaxed);
+    assert!(seen >= if cfg!(target_os = "linux") { 2 } else { 1 }, "{seen}");
+}
+
+#[test]
+fn nothing_is_allocated_after_the_first_step() {
+    let _alone = ALONE.lock();
+    check_watch();
+    let folder = tempfile::tempdir().unwrap();
+    let (data, model) = (folder.path().join("data"), folder.path().join("model"));
+    photos(&data, [64, 48]);
+    Vit::SMALL.write(&model);
+    let model = Model::open(&model, &LoadOptions::default()).unwrap();
+    let dataset = Dataset::open(&data, Format::Folder, &OpenOptions::default()).unwrap();
+    for threads in [1, 2] {
+        let native = engine::cpu(&model, CpuOptions::threads(threads)).unwrap();
+        for (guess, tangents) in [
+            (GuessKind::WeightTranspose, 1),
+            (GuessKind::WeightTranspose, 8),
+            (GuessKind::Activation, 2),
+            (GuessKind::Directional, 2),
+            (GuessKind::None, 0),
+        ] {
+            for (head, deep) in [(HeadKind::Prototype, false), (HeadKind::Linear, true)] {
+                // A rest of one example, and with eight tangents one of two.
+                let options = TuneOptions { guess, head, deep, steps: 80, ..options(7, tangents) };
+                let resources = Resources { micro_batch: 3, tangents_per_pass: 3, ..Resources::default() };
+                let job = Job {
+                    model: &model,
+                    native: &native,
+                    dataset: &dataset,
+                    options: &options,
+                    resources: &resources,
+                    head_from: None,
+                };
+                let mut watch = Watch::default();
+                job.train(&mut watch).unwrap();
+                assert_eq!(watch.found, Some(0), "{guess} with {tangents} tangents, {head:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_engine_and_its_guess_are_one_reservation() {
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    Vit::SMALL.write(folder.path());
+    let model = Model::open(folder.path(), &LoadOptions::default()).unwrap();
+    let native = engine::cpu(&model, CpuOptions::threads(2)).unwrap();
+    let layout = PromptLayout { prompts: 3, deep: false, insert_at: 1 };
+    let [examples, tangents] = [5, 2];
+    let kind = GuessKind::WeightTranspose;
+
+    let reserved = || (ARENAS.load(Relaxed), ARENA_BYTES.load(Relaxed));
+    // The first engine also makes the scratch of the backend's two threads.
+    drop(native.engine(layout, examples, tangents).unwrap());
+    let before = reserved();
+    let mut engine = native.engine_with_guess(layout, examples, tangents, kind).unwrap();
+    let made = reserved();
+    let buffers = Sizes::new(&model.spec, layout, examples, tangents).buffers();
+    let buffers = buffers.into_iter().chain(guess::buffers(kind, &model.spec, layout, examples, tangents));
+    let measured: usize = buffers.map(|len| (4 * len).next_multiple_of(64)).sum();
+    assert_eq!((made.0 - before.0, made.1 - before.1), (1, measured));
+    for _ in 0..2 {
+        // The second takes the place of the first.
+        assert!(Engine::guess(&engine, kind).unwrap().is_some());
+    }
+    let images = vec![0.5; 2 * engine.image_len()];
+    let mut inputs = vec![0.0; 2 * model.spec.head_width()];
+    Engine::forward(&mut engine, &images, &[], &mut inputs).unwrap();
+    assert_eq!(reserved(), made);
+
+    // An engine that was made for another guess has no room for this one, and says so.
+    let engine = native.engine(layout, examples, tangents).unwrap();
+    let refused = Engine::guess(&engine, kind).map(|_| ());
+    assert!(matches!(refused, Err(Error::Arena { left: 0, .. })), "{refused:?}");
 }

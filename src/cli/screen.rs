@@ -146,7 +146,7 @@ impl Screen {
         };
         self.recent = Some([loss, accuracy]);
         let (began, first) = *self.began.get_or_insert_with(|| (Instant::now(), step));
-        let figures = format!("loss {loss:.4}  acc {:.1} %  {images_per_second:.1} img/s", accuracy * 100.0);
+        let figures = || format!("loss {loss:.4}  acc {:.1} %  {images_per_second:.1} img/s", accuracy * 100.0);
         match self.mode {
             Mode::Bar => {
                 if let Some(phase) = self.phase.take() {
@@ -161,7 +161,7 @@ impl Screen {
                     bar
                 });
                 bar.set_position(step);
-                bar.set_message(figures);
+                bar.set_message(figures());
             }
             _ if self.due() || step == steps => {
                 let rest = match step - first {
@@ -171,7 +171,7 @@ impl Screen {
                         format!("  ETA {}", FormattedDuration(left))
                     }
                 };
-                self.say(&format!("step {step}/{steps}  {figures}{rest}"));
+                self.say(&format!("step {step}/{steps}  {}{rest}", figures()));
             }
             _ => {}
         }

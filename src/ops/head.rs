@@ -47,15 +47,16 @@ fn direction<T: Real>(f: &[T], center: ArrayView1<f32>, u: &mut [T]) -> T {
     norm
 }
 
-/// Logits `[1+K, B, C]` of head inputs `[1+K, B, D]`; plane 0 primal, the others tangents.
-pub fn dual<T: Real>(head: &Head, examples: usize, planes: usize, f: &[T], z: &mut [T]) {
+/// Logits `[1+K, B, C]` of head inputs `[1+K, B, D]`; plane 0 primal, the others tangents. `scratch` serves any number of
+/// calls and allocates in the first only.
+pub fn dual<T: Real>(head: &Head, examples: usize, planes: usize, f: &[T], z: &mut [T], scratch: &mut Vec<T>) {
     let (width, classes) = (head.width(), head.classes());
-    let mut u = vec![T::zero(); width];
-    let mut v = vec![T::zero(); width];
+    scratch.resize(2 * width, T::zero());
+    let (u, v) = scratch.split_at_mut(width);
     for b in 0..examples {
         let primal = &f[b * width..][..width];
         let norm = match head {
-            Head::Prototype { center, .. } => direction(primal, center.view(), &mut u),
+            Head::Prototype { center, .. } => direction(primal, center.view(), u),
             Head::Linear { .. } => T::one(),
         };
         for plane in 0..planes {
@@ -71,10 +72,10 @@ pub fn dual<T: Real>(head: &Head, examples: usize, planes: usize, f: &[T], z: &m
                 }
                 Head::Prototype { means, tau, .. } => {
                     if plane == 0 {
-                        matvec(means.view(), &u, T::from_f32(*tau), to);
+                        matvec(means.view(), u, T::from_f32(*tau), to);
                     } else {
-                        project(&u, from, norm, &mut v);
-                        matvec(means.view(), &v, T::from_f32(*tau), to);
+                        project(u, from, norm, v);
+                        matvec(means.view(), v, T::from_f32(*tau), to);
                     }
                 }
             }

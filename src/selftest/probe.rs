@@ -93,7 +93,7 @@ impl<B: Backend> Probe<B> {
     pub fn judge(&self, classifier: &Head, bias: &[f64], head_inputs: &[B::Elem]) -> Results {
         let (examples, k, classes) = (self.inputs.labels.len(), self.inputs.count, classifier.classes());
         let mut z = vec![B::Elem::zero(); (1 + k) * examples * classes];
-        head::dual(classifier, examples, 1 + k, head_inputs, &mut z);
+        head::dual(classifier, examples, 1 + k, head_inputs, &mut z, &mut Vec::new());
         add_bias(&mut z[..examples * classes], bias);
         let mut slope = vec![B::Elem::zero(); classes];
         let mut results = Results { logits: to_f64(&z[..examples * classes]), losses: Vec::new(), jvps: Vec::new() };
@@ -115,7 +115,7 @@ impl<B: Backend> Probe<B> {
         let mut source = |f: &[B::Elem], df: &mut [B::Elem]| {
             let mut z = vec![B::Elem::zero(); labels.len() * classifier.classes()];
             let mut slope = vec![B::Elem::zero(); classifier.classes()];
-            head::dual(classifier, labels.len(), 1, f, &mut z);
+            head::dual(classifier, labels.len(), 1, f, &mut z, &mut Vec::new());
             add_bias(&mut z, bias);
             for (b, &label) in labels.iter().enumerate() {
                 loss::cross_entropy(&z[b * slope.len()..][..slope.len()], label, &mut slope);

@@ -283,7 +283,6 @@ mod tests {
     fn state() -> TrainState {
         let mut optimizer = Optimizer::new(OptimizerKind::Adamw, 6, OptimizerSettings::default());
         optimizer.step(&mut [0.0; 6], &[0.1, -0.2, 0.3, 0.4, -0.5, 0.6], 0.1, 1);
-        let own = |state: Vec<(&str, &[f32])>| state.into_iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect();
         let head = Some(Head::Linear { weight: array![[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], bias: array![1.0, -1.0] });
         TrainState {
             identity: RunIdentity {
@@ -303,7 +302,7 @@ mod tests {
             step: 7,
             updates: 6,
             prompts: Array3::from_shape_fn((1, 2, 3), |(_, p, d)| (p * 3 + d) as f32 / 7.0),
-            prompt_optimizer: own(optimizer.state()),
+            prompt_optimizer: optimizer.state().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
             head: head.clone(),
             head_optimizer: vec![],
             best: Some(Best {

@@ -44,6 +44,8 @@ pub(super) struct Gradients {
     prompts: Vec<f32>,
     /// ∂/∂W `[C, D]` then ∂/∂b `[C]` of a linear head.
     head: Vec<f32>,
+    /// Of the head.
+    scratch: Vec<f32>,
     correct: usize,
 }
 
@@ -179,7 +181,7 @@ impl Gradients {
         let (examples, classes) = (self.batch.labels.len(), classifier.classes());
         self.logits.resize((1 + tangents) * examples * classes, 0.0);
         self.slopes.resize(examples * classes, 0.0);
-        head::dual(classifier, examples, 1 + tangents, &self.inputs, &mut self.logits);
+        head::dual(classifier, examples, 1 + tangents, &self.inputs, &mut self.logits, &mut self.scratch);
         let rows = self.logits.chunks_exact(classes).zip(self.slopes.chunks_exact_mut(classes));
         for ((z, slope), &label) in rows.zip(&self.batch.labels) {
             let loss = loss::cross_entropy(z, label as usize, slope);

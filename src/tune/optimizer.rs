@@ -65,22 +65,21 @@ impl Optimizer {
     }
 
     /// The state vectors by PyTorch's names, each of the parameters' length.
-    pub fn state(&self) -> Vec<(&'static str, &[f32])> {
-        match self.kind {
-            OptimizerKind::Adamw | OptimizerKind::StableAdamw => {
-                vec![("exp_avg", &self.first), ("exp_avg_sq", &self.second)]
-            }
-            OptimizerKind::Sgd => vec![("momentum_buffer", &self.first)],
-        }
+    pub fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
+        let names: &[&str] = match self.kind {
+            OptimizerKind::Adamw | OptimizerKind::StableAdamw => &["exp_avg", "exp_avg_sq"],
+            OptimizerKind::Sgd => &["momentum_buffer"],
+        };
+        names.iter().copied().zip([&self.first[..], &self.second[..]])
     }
 
     /// Takes over saved state.
     ///
     /// # Errors
     /// [`Error::Shape`] when the names or lengths are not those of [`state`](Self::state); nothing has changed then.
-    pub fn restore<'a>(&mut self, saved: impl IntoIterator<Item = (&'a str, &'a [f32])>) -> Result<()> {
+    pub fn restore<'n, 'v>(&mut self, saved: impl IntoIterator<Item = (&'n str, &'v [f32])>) -> Result<()> {
         let saved: Vec<_> = saved.into_iter().collect();
-        let own = self.state();
+        let own: Vec<_> = self.state().collect();
         let fits = own.len() == saved.len()
             && own.iter().zip(&saved).all(|(own, saved)| own.0 == saved.0 && own.1.len() == saved.1.len());
         if !fits {

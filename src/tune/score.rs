@@ -56,11 +56,11 @@ pub fn score(
     observer: &mut dyn Observer,
 ) -> Result<Score> {
     let classes = classifier.classes();
-    let (mut logits, mut slope) = (Vec::new(), vec![0.0; classes]);
+    let (mut logits, mut slope, mut scratch) = (Vec::new(), vec![0.0; classes], Vec::new());
     let (mut correct, mut total) = (0usize, 0.0f64);
     for_each_head_input(engine, photos, indices, prompts, name, observer, &mut |inputs, labels| {
         logits.resize(labels.len() * classes, 0.0);
-        head::dual(classifier, labels.len(), 1, inputs, &mut logits);
+        head::dual(classifier, labels.len(), 1, inputs, &mut logits, &mut scratch);
         for (z, &label) in logits.chunks_exact(classes).zip(labels) {
             total += f64::from(loss::cross_entropy(z, label as usize, &mut slope));
             correct += usize::from(top(z) == label as usize);

@@ -425,7 +425,7 @@ fn check(options: &TuneOptions, spec: &ModelSpec, train: &[usize]) -> Result<()>
 }
 
 fn named(optimizer: &Optimizer, prefix: &str) -> OptimizerState {
-    optimizer.state().into_iter().map(|(name, values)| (format!("{prefix}{name}"), values.to_vec())).collect()
+    optimizer.state().map(|(name, values)| (format!("{prefix}{name}"), values.to_vec())).collect()
 }
 
 fn restore(optimizer: &mut Optimizer, saved: &OptimizerState, prefix: &str) -> Result<()> {
