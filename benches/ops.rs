@@ -7,7 +7,7 @@
 use divan::{Bencher, counter::ItemsCount};
 use foretune::backend::{At, Backend, Heads, Linear, Norm, Rows};
 use foretune::cpu::memory::Buffer;
-use foretune::cpu::{CpuBackend, CpuOptions, Matrix};
+use foretune::cpu::{CpuBackend, CpuOptions, Matrix, Vector};
 use foretune::model::{Activation, Mlp};
 use std::sync::LazyLock;
 
@@ -33,13 +33,13 @@ fn buffer(len: usize) -> Buffer {
     buffer
 }
 
-fn layer(n: usize, k: usize) -> Linear<Matrix, Vec<f32>> {
+fn layer(n: usize, k: usize) -> Linear<Matrix, Vector> {
     let weight = Matrix::from_values(n, k, (0..n * k).map(|i| ((i % 127) as f32 - 63.0) / 1000.0).collect());
-    Linear { weight, bias: Some(vec![0.1; n]) }
+    Linear { weight, bias: Some(vec![0.1; n].into()) }
 }
 
-fn norm() -> Norm<Vec<f32>> {
-    Norm { gamma: vec![1.0; WIDTH], beta: vec![0.0; WIDTH], eps: 1e-6 }
+fn norm() -> Norm<Vector> {
+    Norm { gamma: vec![1.0; WIDTH].into(), beta: vec![0.0; WIDTH].into(), eps: 1e-6 }
 }
 
 fn rows(tangents: usize) -> Rows {

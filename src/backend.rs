@@ -7,7 +7,7 @@
 use crate::Result;
 use crate::model::{Activation, Mlp};
 use crate::ops::Real;
-use crate::weights::LinearRef;
+use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
 use std::ops::{DerefMut, Range};
 
@@ -243,6 +243,11 @@ pub trait Backend {
     }
     /// A frozen vector.
     fn vector(&self, data: Vec<Self::Elem>) -> Result<Self::Vector>;
+    /// A vector of a checkpoint. A backend may leave it where and as it is stored. Errors: a tensor cannot be read, or memory
+    /// is short.
+    fn stored_vector(&self, vector: &VectorRef) -> Result<Self::Vector> {
+        self.vector(vector.read()?)
+    }
     /// A frozen vector's values.
     fn read_vector(&self, vector: &Self::Vector) -> Result<Vec<Self::Elem>>;
     /// Host to device, from element `offset` on.

@@ -59,12 +59,12 @@ fn families_and_variants() {
     assert_eq!((teacher.spec.pooling, teacher.vit.head.len()), (Pooling::ClsAndDistillation, 2));
     assert_eq!(spec("hf_vit_gelu_tanh_bf16").spec.mlp, Mlp::Plain(Activation::GeluTanh));
     let relu = spec("hf_vit_relu_no_bias");
-    assert!(relu.vit.blocks[0].qkv.bias::<f32>().unwrap().is_none());
+    assert!(relu.vit.blocks[0].qkv.bias().is_none());
     assert_eq!(relu.spec.mlp, Mlp::Plain(Activation::Relu));
     let clip = spec("timm_clip_quickgelu");
     assert_eq!((clip.spec.pre_norm, clip.spec.norm_eps), (true, 1e-5));
     assert_eq!(clip.spec.mlp, Mlp::Plain(Activation::QuickGelu));
-    assert!(clip.vit.patch.bias::<f32>().unwrap().is_none());
+    assert!(clip.vit.patch.bias().is_none());
     let deit3 = spec("timm_deit3");
     assert_eq!((deit3.spec.layer_scale, deit3.spec.image), (true, [16, 24]));
     assert_eq!(deit3.position_table().unwrap().unwrap()[..16], [0.0; 16]);
@@ -104,8 +104,9 @@ fn bare_files_are_inferred() {
 fn a_distilled_pair_is_one_classifier() {
     let model = Model::open(&golden("hf_deit_teacher"), &LoadOptions::default()).unwrap();
     let (weight, bias) = model.classifier::<f64>().unwrap().unwrap();
-    let [cls, dist] =
-        [0, 1].map(|i| (model.vit.head[i].read::<f64>().unwrap(), model.vit.head[i].bias::<f64>().unwrap()));
+    let [cls, dist] = [0, 1].map(|i| {
+        (model.vit.head[i].read::<f64>().unwrap(), model.vit.head[i].bias().map(|b| b.read::<f64>().unwrap()))
+    });
     assert_eq!(weight[32 + 5], cls.0[16 + 5] / 2.0);
     assert_eq!(weight[32 + 16 + 5], dist.0[16 + 5] / 2.0);
     assert_eq!(bias[3], (cls.1.unwrap()[3] + dist.1.unwrap()[3]) / 2.0);

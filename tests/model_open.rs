@@ -37,7 +37,7 @@ fn every_fixture_opens_and_reads() {
         for block in &model.vit.blocks {
             assert_eq!((block.qkv.rows(), block.qkv.cols()), (144, 48));
             assert_eq!(block.qkv.read::<f32>().unwrap().len(), 144 * 48);
-            assert_eq!(block.qkv.bias::<f64>().unwrap().unwrap().len(), 144);
+            assert_eq!(block.qkv.bias().unwrap().read::<f64>().unwrap().len(), 144);
         }
         assert_eq!(model.vit.patch.cols(), 3 * 8 * 8);
         opened += 1;

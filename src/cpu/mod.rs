@@ -18,17 +18,18 @@ mod embed;
 mod norm;
 mod residual;
 mod rows;
+mod vector;
 
 #[cfg(test)]
 mod tests;
 
 use crate::Result;
-use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
+use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows, hidden_columns};
 use crate::encoder::products;
 use crate::memory::Arena;
 use crate::model::{Mlp, Model, ModelSpec};
 use crate::tune::GuessKind;
-use crate::weights::LinearRef;
+use crate::weights::{LinearRef, VectorRef};
 use gemm::{Gemm, Kernels, Layout, Start, Strided, StridedMut, Weight};
 pub use gemm::{Matrix, Precision};
 use isa::Isa;
@@ -37,6 +38,7 @@ use pool::Pool;
 use rows::for_ranges;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+pub use vector::Vector;
 
 /// How the CPU computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct CpuBackend {
     kernels: Kernels,
     /// Attention scratch of every thread.
     scratch: Vec<Mutex<Buffer>>,
+    /// The vectors that an operation uses.
+    vectors: Mutex<Buffer>,
 }
 
 /// Bytes of scratch that each thread needs for passes over `tokens` tokens with `tangents` tangents.
@@ -75,6 +79,11 @@ pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tang
         _ => 0,
     };
     (Gemm::bytes_per_thread(precision) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
+}
+
+/// Bytes of the vectors that an operation uses at a time.
+pub fn vector_bytes(spec: &ModelSpec) -> u64 {
+    Buffer::bytes((3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp))) as u64
 }
 
 /// Bytes of the weights that [`CpuOptions::resident`] keeps.
@@ -105,6 +114,7 @@ impl CpuBackend {
             resident: options.resident,
             kernels: Kernels::of(isa),
             scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
+            vectors: Mutex::new(Buffer::EMPTY),
             pool,
         })
     }
@@ -130,12 +140,10 @@ fn lock(scratch: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
     scratch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn affine(norm: &Norm<Vec<f32>>) -> norm::Affine<'_> {
-    norm::Affine { gamma: &norm.gamma, beta: &norm.beta, eps: norm.eps }
-}
-
-fn slice(scale: Option<&Vec<f32>>) -> Option<&[f32]> {
-    scale.map(Vec::as_slice)
+/// γ and β, converted into `scratch` where they are mapped.
+fn affine<'a>(norm: &'a Norm<Vector>, scratch: &'a mut Buffer) -> Result<norm::Affine<'a>> {
+    let [gamma, beta] = vector::values([Some(&norm.gamma), Some(&norm.beta)], scratch)?;
+    Ok(norm::Affine { gamma: gamma.unwrap_or_default(), beta: beta.unwrap_or_default(), eps: norm.eps })
 }
 
 impl Backend for CpuBackend {
@@ -144,7 +152,7 @@ impl Backend for CpuBackend {
     type Staging = Buffer;
     type Arena = Arena;
     type Matrix = Matrix;
-    type Vector = Vec<f32>;
+    type Vector = Vector;
 
     fn precision(&self) -> Precision {
         self.gemm.precision()
@@ -183,12 +191,19 @@ impl Backend for CpuBackend {
         Ok(matrix)
     }
 
-    fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
-        Ok(data)
+    fn vector(&self, data: Vec<f32>) -> Result<Vector> {
+        Ok(data.into())
     }
 
-    fn read_vector(&self, vector: &Vec<f32>) -> Result<Vec<f32>> {
-        Ok(vector.clone())
+    fn stored_vector(&self, vector: &VectorRef) -> Result<Vector> {
+        Vector::mapped(vector)
+    }
+
+    fn read_vector(&self, vector: &Vector) -> Result<Vec<f32>> {
+        match vector {
+            Vector::Values(values) => Ok(values.clone()),
+            Vector::Mapped(vector) => vector.read(),
+        }
     }
 
     fn write(&self, buffer: &mut Buffer, offset: usize, data: &[f32]) -> Result<()> {
@@ -217,9 +232,12 @@ impl Backend for CpuBackend {
         patches: usize,
         width: usize,
         projected: &Buffer,
-        constant: &Vec<f32>,
+        constant: &Vector,
         x: &mut Buffer,
     ) -> Result<()> {
+        let mut scratch = lock(&self.vectors);
+        let [constant] = vector::values([Some(constant)], &mut scratch)?;
+        let constant = constant.unwrap_or_default();
         embed::embed(&self.pool, rows, patches, width, projected, constant, Shared::new(x));
         Ok(())
     }
@@ -230,14 +248,16 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn gather(&self, rows: &Rows, width: usize, x: &Buffer, scale: Option<&Vec<f32>>, y: &mut Buffer) -> Result<()> {
-        let (y, scale) = (Shared::new(y), slice(scale));
+    fn gather(&self, rows: &Rows, width: usize, x: &Buffer, scale: Option<&Vector>, y: &mut Buffer) -> Result<()> {
+        let mut scratch = lock(&self.vectors);
+        let ([scale], y) = (vector::values([scale], &mut scratch)?, Shared::new(y));
         for_ranges(&self.pool, rows.primal_len(), |range| residual::gather(rows, range, width, x, scale, y));
         Ok(())
     }
 
-    fn norm(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Buffer, y: &mut Buffer) -> Result<()> {
-        let (affine, y) = (affine(norm), Shared::new(y));
+    fn norm(&self, rows: &Rows, norm: &Norm<Vector>, x: &Buffer, y: &mut Buffer) -> Result<()> {
+        let mut scratch = lock(&self.vectors);
+        let (affine, y) = (affine(norm, &mut scratch)?, Shared::new(y));
         for_ranges(&self.pool, rows.primal_len(), |range| self.isa.dispatch(norm::Norm { rows, range, affine, x, y }));
         Ok(())
     }
@@ -246,16 +266,17 @@ impl Backend for CpuBackend {
         &self,
         count: usize,
         biased: usize,
-        linear: &Linear<Self::Matrix, Self::Vector>,
+        linear: &Linear<Matrix, Vector>,
         outputs: Range<usize>,
         x: At<Buffer>,
         y: &mut Buffer,
         y_offset: usize,
     ) -> Result<()> {
         let n = outputs.len();
-        let start = match &linear.bias {
-            None => Start::Zero,
-            Some(bias) => Start::Bias { bias: &bias[outputs.clone()], rows: biased },
+        let mut scratch = lock(&self.vectors);
+        let start = match vector::values([linear.bias.as_ref()], &mut scratch)? {
+            [None] => Start::Zero,
+            [Some(bias)] => Start::Bias { bias: &bias[outputs.clone()], rows: biased },
         };
         let x = Strided { data: &x.buffer[x.offset..], stride: x.stride };
         let y = StridedMut { data: &mut y[y_offset..], stride: n };
@@ -303,8 +324,9 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn residual(&self, rows: &Rows, width: usize, scale: Option<&Vec<f32>>, f: &Buffer, x: &mut Buffer) -> Result<()> {
-        let (scale, x) = (slice(scale), Shared::new(x));
+    fn residual(&self, rows: &Rows, width: usize, scale: Option<&Vector>, f: &Buffer, x: &mut Buffer) -> Result<()> {
+        let mut scratch = lock(&self.vectors);
+        let ([scale], x) = (vector::values([scale], &mut scratch)?, Shared::new(x));
         let count = rows.primal_len();
         for_ranges(&self.pool, count, |range| {
             self.isa.dispatch(residual::Residual { rows, range, width, scale, f, x });
@@ -315,14 +337,17 @@ impl Backend for CpuBackend {
     fn residual_norm(
         &self,
         rows: &Rows,
-        scale: Option<&Vec<f32>>,
-        norm: &Norm<Self::Vector>,
+        scale: Option<&Vector>,
+        norm: &Norm<Vector>,
         f: Option<&Buffer>,
         x: &mut Buffer,
         y: &mut Buffer,
     ) -> Result<()> {
-        let residual = norm::Residual { scale: slice(scale), branch: f.map(|f| &f[..]) };
-        let (affine, x, y) = (affine(norm), Shared::new(x), Shared::new(y));
+        let mut scratch = lock(&self.vectors);
+        let [gamma, beta, scale] = vector::values([Some(&norm.gamma), Some(&norm.beta), scale], &mut scratch)?;
+        let residual = norm::Residual { scale, branch: f.map(|f| &f[..]) };
+        let affine = norm::Affine { gamma: gamma.unwrap_or_default(), beta: beta.unwrap_or_default(), eps: norm.eps };
+        let (x, y) = (Shared::new(x), Shared::new(y));
         for_ranges(&self.pool, rows.primal_len(), |range| {
             self.isa.dispatch(norm::ResidualNorm { rows, range, residual, affine, x, y });
         });
@@ -340,7 +365,7 @@ impl Backend for CpuBackend {
     fn linear_vjp(
         &self,
         count: usize,
-        linear: &Linear<Self::Matrix, Self::Vector>,
+        linear: &Linear<Matrix, Vector>,
         outputs: Range<usize>,
         dy: At<Buffer>,
         accumulate: bool,
@@ -355,8 +380,9 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Self::Vector>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
-        let (affine, dx) = (affine(norm), Shared::new(dx));
+    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Vector>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
+        let mut scratch = lock(&self.vectors);
+        let (affine, dx) = (affine(norm, &mut scratch)?, Shared::new(dx));
         for_ranges(&self.pool, rows.primal_len(), |range| {
             self.isa.dispatch(norm::NormVjp { rows, range, affine, x, dy, dx });
         });

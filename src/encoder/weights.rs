@@ -57,7 +57,7 @@ impl<B: Backend> Weights<B> {
 
 fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Block<B>> {
     let scale = |t: &Option<TensorRef>| -> Result<Option<B::Vector>> {
-        t.as_ref().map(|t| backend.vector(t.read()?)).transpose()
+        t.as_ref().map(|t| backend.stored_vector(&t.into())).transpose()
     };
     Ok(Block {
         norm1: load_norm(backend, &block.norm1, eps)?,
@@ -77,7 +77,7 @@ fn load_linear<B: Backend>(
     linear: &LinearRef,
     outputs: &[Range<usize>],
 ) -> Result<Linear<B::Matrix, B::Vector>> {
-    let bias = linear.bias()?.map(|bias| backend.vector(bias)).transpose()?;
+    let bias = linear.bias().map(|bias| backend.stored_vector(&bias)).transpose()?;
     Ok(Linear { weight: backend.weights(linear, outputs)?, bias })
 }
 
@@ -105,7 +105,8 @@ pub fn products(model: &Model) -> impl Iterator<Item = [usize; 2]> {
 }
 
 fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B::Vector>> {
-    Ok(Norm { gamma: backend.vector(norm.weight.read()?)?, beta: backend.vector(norm.bias.read()?)?, eps })
+    let [gamma, beta] = [&norm.weight, &norm.bias].map(|tensor| backend.stored_vector(&tensor.into()));
+    Ok(Norm { gamma: gamma?, beta: beta?, eps })
 }
 
 /// Class and extra tokens (zero rows stand for the patches) plus the position table, summed in f64.
@@ -129,12 +130,12 @@ fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
     Ok(table.into_iter().map(T::from_f64).collect())
 }
 
-/// Bytes of [`Weights`] on the CPU: vectors and the table of constant tokens. Matrices stay mapped where they are stored,
-/// but for those that are stored as f64.
+/// Bytes of [`Weights`] on the CPU: the table of constant tokens. All else stays mapped where it is stored, but for what is
+/// stored as f64.
 pub fn weight_bytes(model: &Model) -> u64 {
     let mut elements = model.spec.tokens(0) * model.spec.width;
     model.vit.for_each_backbone_tensor(|_, tensor| match tensor.dtype() {
-        DType::F32 | DType::F16 | DType::Bf16 if tensor.shape().len() > 1 => {}
+        DType::F32 | DType::F16 | DType::Bf16 => {}
         _ => elements += tensor.len(),
     });
     (elements * size_of::<f32>()) as u64

@@ -172,7 +172,10 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let guess = guess + carved(&guess::buffers(options.guess, spec, layout, micro_batch, tangents));
     let [x, y, work, pooled, head_input, staging] = sizes.buffers();
     vec![
-        Line { name: "weights", bytes: encoder::weight_bytes(model) + cpu::resident_bytes(model, job.cpu) },
+        Line {
+            name: "weights",
+            bytes: encoder::weight_bytes(model) + cpu::vector_bytes(spec) + cpu::resident_bytes(model, job.cpu),
+        },
         Line { name: "dual buffers", bytes: carved(&[x, y]) },
         Line { name: "workspace", bytes: carved(&[work]) },
         Line {

@@ -234,7 +234,7 @@ impl Model {
     pub fn classifier<T: Element>(&self) -> Result<Option<(Vec<T>, Vec<T>)>> {
         let [first, rest @ ..] = self.vit.head.as_slice() else { return Ok(None) };
         if rest.is_empty() {
-            let bias = first.bias()?.unwrap_or_else(|| vec![T::default(); first.rows()]);
+            let bias = first.bias().map_or_else(|| Ok(vec![T::default(); first.rows()]), |bias| bias.read())?;
             return Ok(Some((first.read()?, bias)));
         }
         let (classes, columns, share) = (self.spec.classes, first.cols(), 1.0 / self.vit.head.len() as f64);
@@ -244,7 +244,7 @@ impl Model {
             for (to, from) in weight.chunks_mut(self.spec.head_width()).zip(block.chunks(columns)) {
                 to[i * columns..][..columns].iter_mut().zip(from).for_each(|(w, x)| *w = T::from_f64(x * share));
             }
-            if let Some(b) = linear.bias::<f64>()? {
+            if let Some(b) = linear.bias().map(|bias| bias.read::<f64>()).transpose()? {
                 bias.iter_mut().zip(b).for_each(|(y, x)| *y += x * share);
             }
         }

@@ -10,7 +10,7 @@ mod vit;
 
 pub use checkpoint::Checkpoint;
 pub use tensor::{DType, Element, TensorRef};
-pub use vit::{BlockRef, LinearRef, NormRef, PositionRef, PositionResize, VitRef};
+pub use vit::{BlockRef, LinearRef, NormRef, PositionRef, PositionResize, VectorRef, VitRef};
 
 pub(crate) use assemble::{Arrangement, PositionLayout, assemble};
 pub(crate) use facts::Facts;

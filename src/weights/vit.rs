@@ -2,6 +2,7 @@
 
 use super::tensor::{Element, TensorRef, append};
 use crate::Result;
+use std::sync::Arc;
 
 /// A linear layer y = xWᵀ + b, its rows possibly spread over several tensors (transformers keeps q, k and v apart).
 #[derive(Clone, Debug)]
@@ -34,21 +35,64 @@ impl LinearRef {
     }
 
     /// b, `[n]`, zero where a row block has none; `None` when no block has one.
+    pub fn bias(&self) -> Option<VectorRef> {
+        if self.bias.iter().all(Option::is_none) {
+            return None;
+        }
+        let rows = self.weight.iter().map(|weight| weight.shape().first().copied().unwrap_or(0));
+        Some(VectorRef { pieces: rows.zip(self.bias.iter().cloned()).collect() })
+    }
+}
+
+/// A vector that one or several tensors make up.
+#[derive(Clone, Debug)]
+pub struct VectorRef {
+    /// Lengths and values of its pieces, one after another; zeros where there is no tensor.
+    pieces: Arc<[(usize, Option<TensorRef>)]>,
+}
+
+impl From<&TensorRef> for VectorRef {
+    fn from(tensor: &TensorRef) -> Self {
+        VectorRef { pieces: Arc::new([(tensor.len(), Some(tensor.clone()))]) }
+    }
+}
+
+impl VectorRef {
+    /// Values.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|(len, _)| len).sum()
+    }
+
+    /// Its tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorRef> {
+        self.pieces.iter().filter_map(|(_, tensor)| tensor.as_ref())
+    }
+
+    /// Its values.
     ///
     /// # Errors
     /// As [`TensorRef::read`].
-    pub fn bias<T: Element>(&self) -> Result<Option<Vec<T>>> {
-        if self.bias.iter().all(Option::is_none) {
-            return Ok(None);
-        }
-        let mut out = Vec::new();
-        for (weight, bias) in self.weight.iter().zip(&self.bias) {
-            match bias {
-                Some(bias) => append(&mut out, bias)?,
-                None => out.resize(out.len() + weight.shape().first().copied().unwrap_or(0), T::default()),
+    pub fn read<T: Element>(&self) -> Result<Vec<T>> {
+        let mut out = vec![T::default(); self.len()];
+        self.read_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Its values into `out`, of its length.
+    ///
+    /// # Errors
+    /// As [`TensorRef::read_into`].
+    pub fn read_into<T: Element>(&self, mut out: &mut [T]) -> Result<()> {
+        for (len, tensor) in self.pieces.iter() {
+            let (piece, rest) = out.split_at_mut((*len).min(out.len()));
+            match tensor {
+                Some(tensor) => tensor.read_into(piece)?,
+                None => piece.fill(T::default()),
             }
+            out = rest;
         }
-        Ok(Some(out))
+        Ok(())
     }
 }
 

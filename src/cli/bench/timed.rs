@@ -3,11 +3,11 @@
 use foretune::Result;
 use foretune::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Precision, Rows, hidden_columns};
 use foretune::cpu::memory::Buffer;
-use foretune::cpu::{CpuBackend, Matrix};
+use foretune::cpu::{CpuBackend, Matrix, Vector};
 use foretune::encoder::attention_flops;
 use foretune::memory::Arena;
 use foretune::model::Mlp;
-use foretune::weights::LinearRef;
+use foretune::weights::{LinearRef, VectorRef};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +59,7 @@ impl Timed {
     }
 }
 
-type Layer = Linear<Matrix, Vec<f32>>;
+type Layer = Linear<Matrix, Vector>;
 
 impl Backend for Timed {
     type Elem = f32;
@@ -67,7 +67,7 @@ impl Backend for Timed {
     type Staging = Buffer;
     type Arena = Arena;
     type Matrix = Matrix;
-    type Vector = Vec<f32>;
+    type Vector = Vector;
 
     fn precision(&self) -> Precision {
         self.inner.precision()
@@ -93,10 +93,13 @@ impl Backend for Timed {
     fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>]) -> Result<Matrix> {
         self.inner.weights(linear, outputs)
     }
-    fn vector(&self, data: Vec<f32>) -> Result<Vec<f32>> {
+    fn vector(&self, data: Vec<f32>) -> Result<Vector> {
         self.inner.vector(data)
     }
-    fn read_vector(&self, vector: &Vec<f32>) -> Result<Vec<f32>> {
+    fn stored_vector(&self, vector: &VectorRef) -> Result<Vector> {
+        self.inner.stored_vector(vector)
+    }
+    fn read_vector(&self, vector: &Vector) -> Result<Vec<f32>> {
         self.inner.read_vector(vector)
     }
     fn write(&self, buffer: &mut Buffer, offset: usize, data: &[f32]) -> Result<()> {
@@ -118,7 +121,7 @@ impl Backend for Timed {
         patches: usize,
         width: usize,
         projected: &Buffer,
-        constant: &Vec<f32>,
+        constant: &Vector,
         x: &mut Buffer,
     ) -> Result<()> {
         let values = 3 * rows.len() * width;
@@ -127,10 +130,10 @@ impl Backend for Timed {
     fn scatter(&self, rows: &Rows, width: usize, values: &Buffer, x: &mut Buffer) -> Result<()> {
         self.time("scatter", 0, 2 * rows.len() * width, |b| b.scatter(rows, width, values, x))
     }
-    fn gather(&self, rows: &Rows, width: usize, x: &Buffer, scale: Option<&Vec<f32>>, y: &mut Buffer) -> Result<()> {
+    fn gather(&self, rows: &Rows, width: usize, x: &Buffer, scale: Option<&Vector>, y: &mut Buffer) -> Result<()> {
         self.time("gather", 0, 2 * rows.len() * width, |b| b.gather(rows, width, x, scale, y))
     }
-    fn norm(&self, rows: &Rows, norm: &Norm<Vec<f32>>, x: &Buffer, y: &mut Buffer) -> Result<()> {
+    fn norm(&self, rows: &Rows, norm: &Norm<Vector>, x: &Buffer, y: &mut Buffer) -> Result<()> {
         self.time("norm", 0, 2 * rows.len() * norm.gamma.len(), |b| b.norm(rows, norm, x, y))
     }
     fn linear(
@@ -169,14 +172,14 @@ impl Backend for Timed {
         let values = rows.len() * hidden * (1 + hidden_columns(mlp));
         self.time("activation", 0, values, |b| b.activation(rows, hidden, mlp, h))
     }
-    fn residual(&self, rows: &Rows, width: usize, scale: Option<&Vec<f32>>, f: &Buffer, x: &mut Buffer) -> Result<()> {
+    fn residual(&self, rows: &Rows, width: usize, scale: Option<&Vector>, f: &Buffer, x: &mut Buffer) -> Result<()> {
         self.time("residual", 0, 3 * rows.len() * width, |b| b.residual(rows, width, scale, f, x))
     }
     fn residual_norm(
         &self,
         rows: &Rows,
-        scale: Option<&Vec<f32>>,
-        norm: &Norm<Vec<f32>>,
+        scale: Option<&Vector>,
+        norm: &Norm<Vector>,
         f: Option<&Buffer>,
         x: &mut Buffer,
         y: &mut Buffer,
@@ -200,7 +203,7 @@ impl Backend for Timed {
     ) -> Result<()> {
         self.inner.linear_vjp(count, linear, outputs, dy, accumulate, dx, dx_offset)
     }
-    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Vec<f32>>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
+    fn norm_vjp(&self, rows: &Rows, norm: &Norm<Vector>, x: &Buffer, dy: &Buffer, dx: &mut Buffer) -> Result<()> {
         self.inner.norm_vjp(rows, norm, x, dy, dx)
     }
     fn attention_vjp(
