@@ -5,7 +5,7 @@
 //! output by exclusive reference, so no operation can alias the two.
 
 use crate::Result;
-use crate::model::{Activation, Mlp};
+use crate::model::{Activation, Mlp, ModelSpec};
 use crate::ops::Real;
 use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
@@ -228,10 +228,10 @@ pub trait Backend {
     fn buffer(&self, len: usize) -> Result<Self::Buffer> {
         self.carve(&self.reserve(&[len])?, len)
     }
-    /// Obtains what [`Backend::attention`] needs besides its arguments, so that calls with up to `tangents` tangents allocate
-    /// nothing. Errors: [`crate::Error::OutOfMemory`].
-    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
-        let _ = (heads, tangents);
+    /// Obtains what the operations of a pass need besides their arguments, so that passes with up to `tangents` tangents
+    /// allocate nothing. Errors: [`crate::Error::OutOfMemory`].
+    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
+        let _ = (spec, tangents);
         Ok(())
     }
     /// A frozen `[rows, cols]` matrix, row-major.

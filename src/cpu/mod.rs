@@ -83,7 +83,12 @@ pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tang
 
 /// Bytes of the vectors that an operation uses at a time.
 pub fn vector_bytes(spec: &ModelSpec) -> u64 {
-    Buffer::bytes((3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp))) as u64
+    Buffer::bytes(vector_len(spec)) as u64
+}
+
+/// q, k and v's or the MLP's bias; or a norm and a layer scale.
+fn vector_len(spec: &ModelSpec) -> usize {
+    (3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp))
 }
 
 /// Bytes of the weights that [`CpuOptions::resident`] keeps.
@@ -130,7 +135,7 @@ impl CpuBackend {
     }
 
     /// Makes every thread's scratch at least `len` values long.
-    fn reserve_scratch(&self, len: usize) -> Result<()> {
+    fn reserve_attention(&self, len: usize) -> Result<()> {
         self.scratch.iter().try_for_each(|s| lock(s).at_least(len, "attention scratch").map(|_| ()))
     }
 }
@@ -175,8 +180,9 @@ impl Backend for CpuBackend {
         self.carve(arena, len)
     }
 
-    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
-        self.reserve_scratch(attention::scratch_len(heads.dim, tangents))
+    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
+        lock(&self.vectors).at_least(vector_len(spec), "vectors of an operation")?;
+        self.reserve_attention(attention::scratch_len(spec.head_dim(), tangents))
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
@@ -295,7 +301,7 @@ impl Backend for CpuBackend {
         kv: At<Buffer>,
         y: &mut Buffer,
     ) -> Result<()> {
-        self.reserve_scratch(attention::scratch_len(heads.dim, out_rows.tangents))?;
+        self.reserve_attention(attention::scratch_len(heads.dim, out_rows.tangents))?;
         let inputs = attention::Inputs {
             heads,
             q_rows,
@@ -398,7 +404,7 @@ impl Backend for CpuBackend {
         dy: &Buffer,
         dqkv: &mut Buffer,
     ) -> Result<()> {
-        self.reserve_scratch(attention_vjp::scratch_len(&self.kernels, heads.dim, rows.primal().len()))?;
+        self.reserve_attention(attention_vjp::scratch_len(&self.kernels, heads.dim, rows.primal().len()))?;
         let inputs = attention::Inputs {
             heads,
             q_rows: rows,

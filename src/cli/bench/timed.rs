@@ -6,7 +6,7 @@ use foretune::cpu::memory::Buffer;
 use foretune::cpu::{CpuBackend, Matrix, Vector};
 use foretune::encoder::attention_flops;
 use foretune::memory::Arena;
-use foretune::model::Mlp;
+use foretune::model::{Mlp, ModelSpec};
 use foretune::weights::{LinearRef, VectorRef};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -84,8 +84,8 @@ impl Backend for Timed {
     fn carve_staging(&self, arena: &Arena, len: usize) -> Result<Buffer> {
         self.inner.carve_staging(arena, len)
     }
-    fn reserve_attention(&self, heads: Heads, tangents: usize) -> Result<()> {
-        self.inner.reserve_attention(heads, tangents)
+    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
+        Backend::reserve_scratch(&self.inner, spec, tangents)
     }
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
         self.inner.matrix(rows, cols, data)
