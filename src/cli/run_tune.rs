@@ -112,7 +112,7 @@ fn check_writable(out: &Path) -> Result<()> {
 }
 
 fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Result<()> {
-    let Trained { adapter, images_per_second, skipped, .. } = trained;
+    let Trained { adapter, images_per_second, stalled, skipped, .. } = trained;
     let peak = memory::peak();
     if global.json {
         return output::json(&json!({
@@ -121,6 +121,7 @@ fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Re
             "step": adapter.step,
             "scores": scores,
             "images_per_second": images_per_second,
+            "stalled": stalled,
             "skipped_steps": skipped,
             "peak_memory_bytes": peak,
         }));
@@ -149,6 +150,7 @@ fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Re
     }
     let skips = if *skipped > 0 { format!(", {skipped} steps skipped") } else { String::new() };
     let peak = peak.map_or(String::new(), |bytes| format!(", peak memory {}", HumanBytes(bytes)));
-    output::line(&format!("{images_per_second:.1} img/s{peak}{skips}"))?;
+    let stalled = format!(", {:.1} % of the time waiting for photos", 100.0 * stalled);
+    output::line(&format!("{images_per_second:.1} img/s{stalled}{peak}{skips}"))?;
     output::line(&format!("{}: prompts of step {}", output::printable(&out.display().to_string()), adapter.step))
 }

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// One sample to load.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +38,7 @@ pub struct Loader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     image_len: usize,
+    waited: Duration,
 }
 
 type Requests = Box<dyn Iterator<Item = Request> + Send>;
@@ -118,7 +120,7 @@ impl Loader {
             room: Condvar::new(),
             ready: Condvar::new(),
         });
-        let mut loader = Loader { shared, threads: Vec::new(), image_len };
+        let mut loader = Loader { shared, threads: Vec::new(), image_len, waited: Duration::ZERO };
         for index in 0..threads.min(ahead) {
             let shared = Arc::clone(&loader.shared);
             match thread::Builder::new().name(format!("foretune-decode-{index}")).spawn(move || work(&shared)) {
@@ -159,8 +161,15 @@ impl Loader {
             if queue.requests.is_none() && queue.taken == queue.delivered {
                 return None;
             }
+            let began = Instant::now();
             queue = self.shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.waited += began.elapsed();
         }
+    }
+
+    /// Time that [`Loader::next_into`] has waited for samples so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Numbers per sample, 3·H·W.

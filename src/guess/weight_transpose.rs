@@ -20,7 +20,9 @@ use std::sync::Arc;
 /// Rows of noise to map at once in passes of up to `examples` examples and `tangents` tangents.
 pub fn chunk(examples: usize, tangents: usize, prompts: usize) -> usize {
     const MOST: usize = 256;
-    (examples * tangents.max(1) * prompts).clamp(prompts.max(16), MOST.max(prompts))
+    // Fewer would make the layers' constants slow to compute, d rows at a time.
+    const LEAST: usize = 8;
+    (examples * tangents.max(1) * prompts).clamp(prompts.max(LEAST), MOST.max(prompts))
 }
 
 /// Elements of the buffers that [`WeightTranspose::new`] carves, for the same `chunk`.

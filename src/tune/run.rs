@@ -95,6 +95,8 @@ pub struct Trained {
     pub validation: Option<Score>,
     /// Training images per second.
     pub images_per_second: f64,
+    /// Share of the training time that compute waited for photos to be decoded.
+    pub stalled: f64,
     /// Steps skipped because something was not finite.
     pub skipped: u64,
 }
@@ -186,13 +188,13 @@ where
             self.native.engine_with_guess(options.layout(), self.micro_batch(), tangents, options.guess)?;
         let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
         let state = tuner.run(observer)?.clone();
-        let images_per_second = tuner.images_per_second();
+        let (images_per_second, stalled) = (tuner.images_per_second(), tuner.stalled());
         let (prompts, head, step, validation) = match state.best {
             Some(best) => (best.prompts, best.head.or(state.head), best.step, Some(best.score)),
             None => (state.prompts, state.head, state.step, None),
         };
         let adapter = self.adapter(options, prompts, head, step);
-        Ok(Trained { adapter, validation, images_per_second, skipped: state.skipped })
+        Ok(Trained { adapter, validation, images_per_second, stalled, skipped: state.skipped })
     }
 
     /// Scores of the same run with another gradient source: the baseline or the oracle.

@@ -45,6 +45,8 @@ pub struct Tuner<'a> {
     head_optimizers: Option<[Optimizer; 2]>,
     gradients: Gradients,
     busy: Duration,
+    /// Of `busy`, what compute waited for decoding.
+    waited: Duration,
     images: u64,
 }
 
@@ -149,6 +151,7 @@ impl<'a> Tuner<'a> {
             head_optimizers,
             gradients: Gradients::default(),
             busy: Duration::ZERO,
+            waited: Duration::ZERO,
             images: 0,
             state,
         })
@@ -163,6 +166,11 @@ impl<'a> Tuner<'a> {
     /// Training throughput so far, images per second; decoding, head gradient and update included, scoring not.
     pub fn images_per_second(&self) -> f64 {
         self.images as f64 / self.busy.as_secs_f64().max(1e-9)
+    }
+
+    /// Share of the training time so far that compute has waited for photos to be decoded.
+    pub fn stalled(&self) -> f64 {
+        self.waited.as_secs_f64() / self.busy.as_secs_f64().max(1e-9)
     }
 
     /// Runs to the end and returns the final state. Errors: a photo cannot be decoded, the engine's own,
@@ -186,6 +194,7 @@ impl<'a> Tuner<'a> {
                 other => other?,
             };
             self.busy += started.elapsed();
+            self.waited = loader.waited();
             self.images += options.batch as u64;
             self.finish_step(&options, outcome, observer)?;
             self.evaluate_if_due(&options, observer)?;
