@@ -14,6 +14,7 @@ mod rows;
 
 use super::gemm::{Across, Along, Kernels, transpose};
 use super::isa::Isa;
+use super::lanes::prefetch;
 use super::memory::Shared;
 use crate::backend::{Heads, Rows};
 use pulp::{Simd, WithSimd};
@@ -229,6 +230,7 @@ struct Keys {
     panel: usize,
     /// Keys among which all tangents are.
     moving: Range<usize>,
+    tangents: usize,
 }
 
 impl<'a> Task<'a> {
@@ -284,6 +286,50 @@ impl<'a> Task<'a> {
         Along { data: packed[line * width..].as_ptr(), depth: width, panel: lines * width }
     }
 
+    /// Prefetches rows that follow the work of `plane` on tile `tile` of the block's queries, of which this is part `part`
+    /// of `parts`. They are too far apart for the hardware to foresee, and too many to wait for at once.
+    #[inline(always)]
+    fn prefetch(&self, keys: &Keys, plane: usize, tile: Range<usize>, part: usize, parts: usize) {
+        let Task { inputs: Inputs { heads, q_rows, kv_rows, .. }, example, head, .. } = *self;
+        let share = |n: usize| n * part / parts..n * (part + 1) / parts;
+        for i in share(tile.len()) {
+            // Queries of the next tile, which may be the first of the next tangent.
+            let (i, plane) = match tile.end + i {
+                i if i < self.queries.end => (i, plane),
+                i => (i - self.queries.len(), plane + 1),
+            };
+            if plane == 0 {
+                prefetch(self.inputs.query(q_rows.primal_row(example, i), head));
+            } else if plane <= q_rows.tangents
+                && let Some(pair) = q_rows.pair(i)
+            {
+                prefetch(self.inputs.query(q_rows.tangent_row(plane - 1, example, pair), head));
+            }
+        }
+        // Keys and values: of the next tangent, the next tile, or the next head, whose task probably follows here.
+        let total = kv_rows.primal().len();
+        let moving = keys.range.start + keys.moving.start..keys.range.start + keys.moving.end;
+        let (row, count, head) = if plane < keys.tangents {
+            let [first, last] = match moving.is_empty() {
+                true => return,
+                false => [moving.start, moving.end - 1].map(|i| kv_rows.pair(i).unwrap_or(0)),
+            };
+            (kv_rows.tangent_row(plane, example, first), last + 1 - first, head)
+        } else if keys.range.end < total {
+            (kv_rows.primal_row(example, keys.range.end), (total - keys.range.end).min(keys.range.len()), head)
+        } else if head + 1 < heads.count {
+            (kv_rows.primal_row(example, 0), keys.range.len(), head + 1)
+        } else {
+            return;
+        };
+        let at = (tile.start - self.queries.start) * parts + tile.len() * part;
+        let all = self.queries.len() * parts;
+        for i in count * at / all..count * (at + tile.len()) / all {
+            prefetch(self.inputs.key_rows(row + i, 1, head));
+            prefetch(self.inputs.value_rows(row + i, 1, head));
+        }
+    }
+
     #[inline(always)]
     fn primal<S: Simd>(&self, simd: S, s: &mut Scratch, keys: &Keys, keep: bool) {
         let Task { inputs, kernels, example, head, ref queries, .. } = *self;
@@ -301,13 +347,12 @@ impl<'a> Task<'a> {
             }
             let p = &mut s.p[if keep { at } else { 0 } * stride..][..count * stride];
             for (index, column) in (0..padded).step_by(width).enumerate() {
+                self.prefetch(keys, 0, start..start + count, index, padded.div_ceil(width));
                 let along = Along { data: s.keys[index * keys.panel..].as_ptr(), depth: width, panel: 0 };
+                let shape = [width.min(padded - column), count, dim];
                 let across = Across { data: s.q.as_ptr(), depth: 1, across: dim };
                 // SAFETY: a panel of keys, zero beyond the last, and `count` rows of queries and scores.
-                unsafe {
-                    let p = p[column..].as_mut_ptr();
-                    kernels.multiply([width.min(padded - column), count, dim], along, across, false, p, stride);
-                }
+                unsafe { kernels.multiply(shape, along, across, false, p[column..].as_mut_ptr(), stride) };
             }
             let outputs = self.out_rows.primal_row(example, start);
             for i in 0..count {
@@ -368,19 +413,17 @@ impl<'a> Task<'a> {
                 };
                 for column in columns.clone().step_by(width) {
                     let index = column / width;
+                    self.prefetch(keys, 1 + k, start..start + count, index, padded.div_ceil(width));
                     let terms = if moving { 0 } else { dim }..if panels.contains(&index) { 2 * dim } else { dim };
                     let along = Along {
                         data: s.keys[index * keys.panel + terms.start * width..].as_ptr(),
                         depth: width,
                         panel: 0,
                     };
+                    let shape = [width.min(padded - column), count, terms.len()];
                     let across = Across { data: s.q[terms.start..].as_ptr(), depth: 1, across: 2 * dim };
                     // SAFETY: as in `primal`.
-                    unsafe {
-                        let w = s.w[column..].as_mut_ptr();
-                        let shape = [width.min(padded - column), count, terms.len()];
-                        kernels.multiply(shape, along, across, false, w, stride);
-                    }
+                    unsafe { kernels.multiply(shape, along, across, false, s.w[column..].as_mut_ptr(), stride) };
                 }
                 let outputs = out_rows.tangent_row(k, example, pair + start - from);
                 for i in 0..count {
@@ -438,7 +481,7 @@ impl WithSimd for Task<'_> {
             let range = start..(start + tile).min(total);
             let len = range.len();
             let planes = 1 + usize::from(tangents > 0);
-            let keys = Keys { panel: planes * dim * width, moving: hull(kv_rows, range.clone()), range };
+            let keys = Keys { panel: planes * dim * width, moving: hull(kv_rows, range.clone()), tangents, range };
             for (i, tail) in s.tail.iter_mut().enumerate() {
                 *tail = if (len - 1) / LINE * LINE + i < len { 0.0 } else { f32::NEG_INFINITY };
             }
