@@ -1,36 +1,32 @@
 //! Dual attention: softmax over tiles of keys, online where there are several.
 //!
-//! A task owns a block of queries of one head of one example. Per tile of keys it packs K transposed and V as they are
-//! into panels of a micro-kernel's width, then goes through tiles of queries that stay in L1: keys run along the vector
-//! of the scores, the head's elements along that of the output, so that queries are read and outputs written in their
-//! own order, and a softmax row is contiguous. The probabilities of the whole block stay in L2, and serve one tangent
-//! after the other: its keys and values are packed once, and the sums live in the output itself. Queries, keys and
-//! values are read once per task and tangent, K/V of the same head by each of its tasks.
+//! Per head and query against T keys: 4T·dim FLOPs and T exponentials primal, 8T·dim per tangent. Per head and token q, k
+//! and v are read once per plane (12·dim bytes) and y is written once (4·dim), and read and written again per tile of keys.
+//!
+//! A task owns a block of queries of one head of one example. Per tile of keys it packs K transposed and V as it stands
+//! into panels of a micro-kernel's width, then goes through tiles of queries whose scores stay in L1. Keys run along the
+//! vectors of the scores and the head's elements along those of the output: queries are read and outputs written in their
+//! own order, and a softmax row is contiguous. The probabilities of the block stay in L2 and serve one tangent after the
+//! other, whose keys and values are packed once; sums over tiles of keys live in the output itself. A tangent's keys follow
+//! the primal ones in each panel, so that ṡ = [q̇, q]·[k; k̇] is one product of depth 2·dim.
 //!
 //! Every row goes through the same operations in the same order, whatever the tile and the task it is in: terms that a tile
 //! leaves out are zeros in every other.
 
+mod keys;
 mod rows;
+mod scratch;
 
-use super::gemm::{Across, Along, Kernels, transpose};
+use super::gemm::{Across, Along, Kernels};
 use super::isa::Isa;
-use super::lanes::prefetch;
 use super::memory::Shared;
 use crate::backend::{Heads, Rows};
+use keys::{Keys, hull, runs};
 use pulp::{Simd, WithSimd};
-use rows::{centre, scale, scaled, softmax, vectors, vectors_mut, weigh};
+use rows::{centre, scale, scaled, softmax, weigh};
+pub(super) use scratch::scratch_len;
+use scratch::{KEYS, LINE, QUERIES, Scratch, Sizes, TILE, score_stride};
 use std::ops::Range;
-
-/// Most keys of a tile.
-const KEYS: usize = 256;
-/// Most queries of a task: whole tiles of every instruction set.
-const QUERIES: usize = 252;
-/// Queries of a tile: two of the tallest micro-kernels.
-const TILE: usize = 28;
-/// Rows of scores are a multiple of this long: whole vectors of every instruction set.
-const LINE: usize = 16;
-/// Columns of the widest panel.
-const PANEL: usize = 32;
 
 /// Queries, keys and values of a call.
 #[derive(Clone, Copy)]
@@ -92,95 +88,6 @@ pub(super) fn block(kernels: &Kernels, queries: usize, pairs: usize, threads: us
     queries.div_ceil(blocks).next_multiple_of(kernels.rows())
 }
 
-/// Sizes of the parts of a task's scratch.
-#[derive(Clone, Copy)]
-struct Sizes {
-    q: usize,
-    keys: usize,
-    values: usize,
-    moving: usize,
-    p: usize,
-    w: usize,
-    row: usize,
-    mean: usize,
-}
-
-/// Elements from one row of scores to the next: an odd number of cache lines, so that rows are in different sets of L1.
-fn score_stride(keys: usize) -> usize {
-    keys.next_multiple_of(LINE) | LINE
-}
-
-impl Sizes {
-    fn new(dim: usize, queries: usize, keys: usize, tangents: usize) -> Self {
-        let dual = tangents > 0;
-        let values = (keys * dim.next_multiple_of(PANEL)).next_multiple_of(LINE);
-        let planes = 1 + usize::from(dual);
-        Sizes {
-            q: (TILE * planes * dim).next_multiple_of(LINE),
-            keys: keys.next_multiple_of(PANEL) * planes * dim,
-            values,
-            moving: if dual { values } else { 0 },
-            p: if dual { queries.next_multiple_of(LINE) } else { TILE } * score_stride(keys),
-            w: if dual { TILE * score_stride(keys) } else { 0 },
-            row: queries.next_multiple_of(LINE),
-            mean: tangents * queries.next_multiple_of(LINE),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.q + self.keys + self.values + self.moving + self.p + self.w + 3 * self.row + self.mean + LINE
-    }
-}
-
-/// Scratch values a task needs where there are up to `tokens` queries and keys.
-pub(super) fn scratch_len(dim: usize, tokens: usize, tangents: usize) -> usize {
-    Sizes::new(dim, tokens.min(QUERIES), tokens.min(KEYS), tangents).len()
-}
-
-/// The parts of a task's scratch.
-struct Scratch<'a> {
-    /// Scaled queries of a tile, [TILE, dim], or tangents and queries, [TILE, 2·dim].
-    q: &'a mut [f32],
-    /// Keys of a tile in panels (element of the head, key); those of a tangent follow in each panel.
-    keys: &'a mut [f32],
-    /// Values of a tile in panels (key, element of the head).
-    values: &'a mut [f32],
-    /// As `values`, of a tangent.
-    moving: &'a mut [f32],
-    /// Scores, then their exponentials: of the block where there are tangents, else of a tile of queries.
-    p: &'a mut [f32],
-    /// Score tangents of a tile, then times p.
-    w: &'a mut [f32],
-    max: &'a mut [f32],
-    sum: &'a mut [f32],
-    /// What a new maximum multiplies earlier sums by.
-    shrink: &'a mut [f32],
-    /// Σ p·ṡ [tangents, row].
-    mean: &'a mut [f32],
-    /// What the last scores of a row are increased by.
-    tail: &'a mut [f32],
-}
-
-impl<'a> Scratch<'a> {
-    fn new(scratch: &'a mut [f32], sizes: Sizes) -> Self {
-        let mut rest = scratch;
-        let mut take = |len: usize| rest.split_off_mut(..len).expect("scratch_len of them");
-        Scratch {
-            q: take(sizes.q),
-            keys: take(sizes.keys),
-            values: take(sizes.values),
-            moving: take(sizes.moving),
-            p: take(sizes.p),
-            w: take(sizes.w),
-            max: take(sizes.row),
-            sum: take(sizes.row),
-            shrink: take(sizes.row),
-            mean: take(sizes.mean),
-            tail: take(LINE),
-        }
-    }
-}
-
 /// A block of queries of one head of one example.
 pub(super) struct Task<'a> {
     pub inputs: Inputs<'a>,
@@ -194,45 +101,6 @@ pub(super) struct Task<'a> {
     pub y: Shared<'a>,
 }
 
-/// The run from `at` on of rows whose tangents are consecutive: (first row, first tangent, length).
-fn next_run(rows: &Rows, mut at: usize, end: usize) -> Option<(usize, usize, usize)> {
-    while at < end {
-        if let Some(tangent) = rows.pair(at) {
-            let len = (1..end - at).take_while(|&n| rows.pair(at + n) == Some(tangent + n)).count() + 1;
-            return Some((at, tangent, len));
-        }
-        at += 1;
-    }
-    None
-}
-
-/// As [`next_run`], all of them.
-fn runs(rows: &Rows, range: Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-    let mut at = range.start;
-    std::iter::from_fn(move || {
-        let run = next_run(rows, at, range.end)?;
-        at = run.0 + run.2;
-        Some(run)
-    })
-}
-
-/// The least range that holds every row with tangents, relative to `range`.
-fn hull(rows: &Rows, range: Range<usize>) -> Range<usize> {
-    let start = range.clone().find(|&i| rows.pair(i).is_some()).unwrap_or(range.start);
-    let end = range.clone().rfind(|&i| rows.pair(i).is_some()).map_or(start, |i| i + 1);
-    start - range.start..end - range.start
-}
-
-/// A tile of keys, packed.
-struct Keys {
-    range: Range<usize>,
-    /// Elements from one panel of keys to the next.
-    panel: usize,
-    /// Keys among which all tangents are.
-    moving: Range<usize>,
-    tangents: usize,
-}
-
 impl<'a> Task<'a> {
     /// Output of compact row `row`.
     fn output(&self, row: usize) -> &'a mut [f32] {
@@ -241,95 +109,13 @@ impl<'a> Task<'a> {
         unsafe { self.y.slice_mut(row * self.inputs.width() + self.head * dim, dim) }
     }
 
-    /// Transposes `count` keys into the panels from column `column` on; `plane` 1 for a tangent.
-    fn pack_keys(&self, to: &mut [f32], panel: usize, plane: usize, column: usize, row: usize, count: usize) {
-        let (width, dim) = (self.kernels.panel(), self.inputs.heads.dim);
-        let mut done = 0;
-        while done < count {
-            let (index, at) = ((column + done) / width, (column + done) % width);
-            let part = (width - at).min(count - done);
-            let from = self.inputs.key_rows(row + done, part, self.head);
-            let to = &mut to[index * panel + plane * dim * width..][..dim * width];
-            // SAFETY: `part` rows, and columns `at..at + part` of lines of `width`.
-            unsafe {
-                let to = to.as_mut_ptr().add(at);
-                transpose(self.isa, from.as_ptr(), self.inputs.kv_stride, [part, dim], to, width);
-            }
-            done += part;
-        }
-    }
-
-    /// Copies `count` values into panels of `lines` lines from line `line` on.
-    #[inline(always)]
-    fn pack_values<S: Simd>(&self, simd: S, to: &mut [f32], lines: usize, line: usize, row: usize, count: usize) {
-        let (width, dim) = (self.kernels.panel(), self.inputs.heads.dim);
-        let from = self.inputs.value_rows(row, count, self.head);
-        for (index, at) in (0..dim).step_by(width).enumerate() {
-            let part = width.min(dim - at);
-            let to = &mut to[(index * lines + line) * width..][..count * width];
-            for (i, to) in to.chunks_exact_mut(width).enumerate() {
-                let from = &from[i * self.inputs.kv_stride + at..][..part];
-                if part == width {
-                    for (to, from) in vectors_mut::<S>(to).iter_mut().zip(vectors::<S>(from)) {
-                        *to = *from;
-                    }
-                } else {
-                    scaled(simd, 1.0, from, to);
-                }
-            }
-        }
-    }
-
-    /// Values of `count` keys from `line` on as the vector operand.
+    /// Packed values from line `line` on as the vector operand.
     fn values(&self, packed: &[f32], lines: usize, line: usize) -> Along {
         let width = self.kernels.panel();
         Along { data: packed[line * width..].as_ptr(), depth: width, panel: lines * width }
     }
 
-    /// Prefetches rows that follow the work of `plane` on tile `tile` of the block's queries, of which this is part `part`
-    /// of `parts`. They are too far apart for the hardware to foresee, and too many to wait for at once.
-    #[inline(always)]
-    fn prefetch(&self, keys: &Keys, plane: usize, tile: Range<usize>, part: usize, parts: usize) {
-        let Task { inputs: Inputs { heads, q_rows, kv_rows, .. }, example, head, .. } = *self;
-        let share = |n: usize| n * part / parts..n * (part + 1) / parts;
-        for i in share(tile.len()) {
-            // Queries of the next tile, which may be the first of the next tangent.
-            let (i, plane) = match tile.end + i {
-                i if i < self.queries.end => (i, plane),
-                i => (i - self.queries.len(), plane + 1),
-            };
-            if plane == 0 {
-                prefetch(self.inputs.query(q_rows.primal_row(example, i), head));
-            } else if plane <= q_rows.tangents
-                && let Some(pair) = q_rows.pair(i)
-            {
-                prefetch(self.inputs.query(q_rows.tangent_row(plane - 1, example, pair), head));
-            }
-        }
-        // Keys and values: of the next tangent, the next tile, or the next head, whose task probably follows here.
-        let total = kv_rows.primal().len();
-        let moving = keys.range.start + keys.moving.start..keys.range.start + keys.moving.end;
-        let (row, count, head) = if plane < keys.tangents {
-            let [first, last] = match moving.is_empty() {
-                true => return,
-                false => [moving.start, moving.end - 1].map(|i| kv_rows.pair(i).unwrap_or(0)),
-            };
-            (kv_rows.tangent_row(plane, example, first), last + 1 - first, head)
-        } else if keys.range.end < total {
-            (kv_rows.primal_row(example, keys.range.end), (total - keys.range.end).min(keys.range.len()), head)
-        } else if head + 1 < heads.count {
-            (kv_rows.primal_row(example, 0), keys.range.len(), head + 1)
-        } else {
-            return;
-        };
-        let at = (tile.start - self.queries.start) * parts + tile.len() * part;
-        let all = self.queries.len() * parts;
-        for i in count * at / all..count * (at + tile.len()) / all {
-            prefetch(self.inputs.key_rows(row + i, 1, head));
-            prefetch(self.inputs.value_rows(row + i, 1, head));
-        }
-    }
-
+    /// Probabilities and outputs against a tile of keys; keeps the probabilities of the whole block if `keep`.
     #[inline(always)]
     fn primal<S: Simd>(&self, simd: S, s: &mut Scratch, keys: &Keys, keep: bool) {
         let Task { inputs, kernels, example, head, ref queries, .. } = *self;
@@ -377,6 +163,7 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// Tangent `k` of the outputs against a tile of keys, after [`Task::primal`].
     #[inline(always)]
     fn tangent<S: Simd>(&self, simd: S, s: &mut Scratch, keys: &Keys, k: usize) {
         let Task { inputs, out_rows, kernels, example, head, ref queries, .. } = *self;
