@@ -228,10 +228,10 @@ pub trait Backend {
     fn buffer(&self, len: usize) -> Result<Self::Buffer> {
         self.carve(&self.reserve(&[len])?, len)
     }
-    /// Obtains what the operations of a pass need besides their arguments, so that passes with up to `tangents` tangents
-    /// allocate nothing. Errors: [`crate::Error::OutOfMemory`].
-    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
-        let _ = (spec, tangents);
+    /// Obtains what the operations of a pass need besides their arguments, so that passes over up to `tokens` tokens
+    /// with `tangents` tangents allocate nothing. Errors: [`crate::Error::OutOfMemory`].
+    fn reserve_scratch(&self, spec: &ModelSpec, tokens: usize, tangents: usize) -> Result<()> {
+        let _ = (spec, tokens, tangents);
         Ok(())
     }
     /// A frozen `[rows, cols]` matrix, row-major.

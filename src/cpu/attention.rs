@@ -1,22 +1,32 @@
-//! Dual attention in one online-softmax sweep over key tiles.
+//! Dual attention: softmax over tiles of keys, online where there are several.
 //!
-//! A task owns one tile of [`QUERIES`] queries of one head of one example. Inside it everything is transposed: queries run
-//! along the vector, so that the products read keys and values where they stand, the softmax needs no horizontal
-//! reduction, and every query sees the same operations in the same order whatever tile it is in.
+//! Per head and query against T keys: 4T·dim FLOPs and T exponentials primal, 8T·dim per tangent. Per head and token q, k
+//! and v are read once per plane (12·dim bytes) and y is written once (4·dim), and read and written again per tile of keys.
+//!
+//! A task owns a block of queries of one head of one example. Per tile of keys it packs K transposed and V as it stands
+//! into panels of a micro-kernel's width, then goes through tiles of queries whose scores stay in L1. Keys run along the
+//! vectors of the scores and the head's elements along those of the output: queries are read and outputs written in their
+//! own order, and a softmax row is contiguous. The probabilities of the block stay in L2 and serve one tangent after the
+//! other, whose keys and values are packed once; sums over tiles of keys live in the output itself. A tangent's keys follow
+//! the primal ones in each panel, so that ṡ = [q̇, q]·[k; k̇] is one product of depth 2·dim.
+//!
+//! Every row goes through the same operations in the same order, whatever the tile and the task it is in: terms that a tile
+//! leaves out are zeros in every other.
+
+mod keys;
+mod rows;
+mod scratch;
 
 use super::gemm::{Across, Along, Kernels};
-use super::math::exp_nonpositive;
+use super::isa::Isa;
 use super::memory::Shared;
 use crate::backend::{Heads, Rows};
+use keys::{Keys, hull, runs};
 use pulp::{Simd, WithSimd};
+use rows::{centre, scale, scaled, softmax, weigh};
+pub(super) use scratch::scratch_len;
+use scratch::{KEYS, LINE, QUERIES, Scratch, Sizes, TILE, score_stride};
 use std::ops::Range;
-
-/// Queries of a tile: whole vectors of every instruction set.
-pub(super) const QUERIES: usize = 64;
-/// Keys of a tile.
-const KEYS: usize = 60;
-/// Tangents one sweep carries; more take further sweeps that recompute the scores.
-const TANGENTS: usize = 8;
 
 /// Queries, keys and values of a call.
 #[derive(Clone, Copy)]
@@ -43,14 +53,15 @@ impl Inputs<'_> {
         &self.q[row * self.q_stride + head * self.heads.dim..][..self.heads.dim]
     }
 
-    /// Keys from `row` on, [`Inputs::kv_stride`] apart.
-    fn key_rows(&self, row: usize, head: usize) -> &[f32] {
-        &self.kv[row * self.kv_stride + head * self.heads.dim..]
+    /// Keys of `count` rows from `row` on, [`Inputs::kv_stride`] apart.
+    fn key_rows(&self, row: usize, count: usize, head: usize) -> &[f32] {
+        &self.kv[row * self.kv_stride + head * self.heads.dim..][..(count - 1) * self.kv_stride + self.heads.dim]
     }
 
-    /// Values from `row` on, [`Inputs::kv_stride`] apart.
-    fn value_rows(&self, row: usize, head: usize) -> &[f32] {
-        &self.kv[row * self.kv_stride + self.width() + head * self.heads.dim..]
+    /// Values of `count` rows from `row` on, [`Inputs::kv_stride`] apart.
+    fn value_rows(&self, row: usize, count: usize, head: usize) -> &[f32] {
+        let start = row * self.kv_stride + self.width() + head * self.heads.dim;
+        &self.kv[start..][..(count - 1) * self.kv_stride + self.heads.dim]
     }
 
     /// Keys from `row` on, to be read `keys` rows down: (element of the head, key).
@@ -69,337 +80,224 @@ impl Inputs<'_> {
     }
 }
 
-/// Tiles that `queries` queries make.
-pub(super) fn tiles(queries: usize) -> usize {
-    queries.div_ceil(QUERIES)
+/// Queries of each task: fewer than [`QUERIES`] where there are few (example, head) pairs for the threads. Bits do not
+/// depend on it.
+pub(super) fn block(kernels: &Kernels, queries: usize, pairs: usize, threads: usize) -> usize {
+    let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(pairs.max(1)) };
+    let blocks = queries.div_ceil(QUERIES).max(wanted).max(1);
+    queries.div_ceil(blocks).next_multiple_of(kernels.rows())
 }
 
-/// Scratch values a task needs.
-pub(super) fn scratch_len(dim: usize, tangents: usize) -> usize {
-    let planes = 1 + tangents.min(TANGENTS);
-    QUERIES * (2 * planes * dim + 2 * KEYS + 3 + planes) + 3 * KEYS * dim
-}
-
-/// One tile of queries of one head of one example.
-pub(super) struct Tile<'a> {
+/// A block of queries of one head of one example.
+pub(super) struct Task<'a> {
     pub inputs: Inputs<'a>,
     pub out_rows: &'a Rows,
+    pub isa: Isa,
     pub kernels: &'a Kernels,
     pub example: usize,
     pub head: usize,
-    pub tile: usize,
+    pub queries: Range<usize>,
     pub scratch: &'a mut [f32],
     pub y: Shared<'a>,
 }
 
-/// The parts of a task's scratch, each row [`QUERIES`] long.
-struct Scratch<'a> {
-    /// Scaled queries [1 + tangents, dim].
-    q: &'a mut [f32],
-    /// Weighted sums of values [1 + tangents, dim].
-    out: &'a mut [f32],
-    /// Scores, then their exponentials [KEYS].
-    p: &'a mut [f32],
-    /// Score tangents, then times p [KEYS].
-    w: &'a mut [f32],
-    max: &'a mut [f32],
-    sum: &'a mut [f32],
-    /// What a new maximum multiplies earlier sums by.
-    shrink: &'a mut [f32],
-    /// Σ p·ṡ [tangents].
-    mean: &'a mut [f32],
-    /// The tile's keys and values, and those of a tangent, [KEYS, dim] each: where they stand they are so far apart that few
-    /// of them fit into the same sets of L1.
-    key: &'a mut [f32],
-    value: &'a mut [f32],
-    moving: &'a mut [f32],
-}
-
-impl<'a> Scratch<'a> {
-    fn new(scratch: &'a mut [f32], dim: usize, tangents: usize) -> Self {
-        let planes = (1 + tangents) * dim * QUERIES;
-        let (q, rest) = scratch.split_at_mut(planes);
-        let (out, rest) = rest.split_at_mut(planes);
-        let (p, rest) = rest.split_at_mut(KEYS * QUERIES);
-        let (w, rest) = rest.split_at_mut(KEYS * QUERIES);
-        let (max, rest) = rest.split_at_mut(QUERIES);
-        let (sum, rest) = rest.split_at_mut(QUERIES);
-        let (shrink, rest) = rest.split_at_mut(QUERIES);
-        let (mean, rest) = rest.split_at_mut(tangents * QUERIES);
-        let (key, rest) = rest.split_at_mut(KEYS * dim);
-        let (value, rest) = rest.split_at_mut(KEYS * dim);
-        Scratch { q, out, p, w, max, sum, shrink, mean, key, value, moving: &mut rest[..KEYS * dim] }
-    }
-}
-
-/// A block of rows of scratch as the vector operand of a product.
-pub(super) fn along(kernels: &Kernels, rows: &[f32]) -> Along {
-    Along { data: rows.as_ptr(), depth: QUERIES, panel: kernels.panel() }
-}
-
-/// Transposes rows into columns of `to`, times `scale`; columns without a row, up to `padded`, are zero.
-pub(super) fn transpose_in<'r>(
-    to: &mut [f32],
-    padded: usize,
-    scale: f32,
-    rows: impl Iterator<Item = Option<&'r [f32]>>,
-) {
-    let mut filled = 0;
-    for (i, row) in rows.enumerate() {
-        let column = to[i..].iter_mut().step_by(QUERIES);
-        match row {
-            Some(row) => column.zip(row).for_each(|(to, v)| *to = scale * v),
-            None => column.for_each(|to| *to = 0.0),
-        }
-        filled = i + 1;
-    }
-    to.chunks_exact_mut(QUERIES).for_each(|line| line[filled..padded].fill(0.0));
-}
-
-/// `[count, dim]` from rows of the kv buffer.
-fn copy_rows(from: &[f32], stride: usize, count: usize, dim: usize, to: &mut [f32]) {
-    for (to, from) in to.chunks_exact_mut(dim).zip(from.chunks(stride)).take(count) {
-        to.copy_from_slice(&from[..dim]);
-    }
-}
-
-/// Rows `[keys, dim]` as (element of the head, key).
-fn dense_keys(rows: &[f32], dim: usize) -> Across {
-    Across { data: rows.as_ptr(), depth: 1, across: dim }
-}
-
-/// Rows `[keys, dim]` as (key, element of the head).
-fn dense_values(rows: &[f32], dim: usize) -> Across {
-    Across { data: rows.as_ptr(), depth: dim, across: 1 }
-}
-
-/// The run of keys from `key` on whose tangents are consecutive: (first key, first tangent, length).
-fn next_run(rows: &Rows, mut key: usize, end: usize) -> Option<(usize, usize, usize)> {
-    while key < end {
-        if let Some(tangent) = rows.pair(key) {
-            let len = (1..end - key).take_while(|&n| rows.pair(key + n) == Some(tangent + n)).count() + 1;
-            return Some((key, tangent, len));
-        }
-        key += 1;
-    }
-    None
-}
-
-impl Tile<'_> {
-    fn queries(&self) -> Range<usize> {
-        let start = self.tile * QUERIES;
-        start..(start + QUERIES).min(self.inputs.q_rows.primal().len())
+impl<'a> Task<'a> {
+    /// Output of compact row `row`.
+    fn output(&self, row: usize) -> &'a mut [f32] {
+        let dim = self.inputs.heads.dim;
+        // SAFETY: every (row, head) belongs to one task, which makes no two references to it at a time.
+        unsafe { self.y.slice_mut(row * self.inputs.width() + self.head * dim, dim) }
     }
 
-    /// The sweep that carries `tangents`; writes the primal output if `primal`.
+    /// Packed values from line `line` on as the vector operand.
+    fn values(&self, packed: &[f32], lines: usize, line: usize) -> Along {
+        let width = self.kernels.panel();
+        Along { data: packed[line * width..].as_ptr(), depth: width, panel: lines * width }
+    }
+
+    /// Probabilities and outputs against a tile of keys; keeps the probabilities of the whole block if `keep`.
     #[inline(always)]
-    fn sweep<S: Simd>(&mut self, simd: S, tangents: Range<usize>, primal: bool) {
-        let Tile { inputs, out_rows, kernels, example: b, head, ref mut scratch, y, .. } = *self;
-        let queries = self.tile * QUERIES..((self.tile + 1) * QUERIES).min(inputs.q_rows.primal().len());
-        let (dim, kv_rows) = (inputs.heads.dim, inputs.kv_rows);
-        let padded = kernels.padded(queries.len());
-        let plane = dim * QUERIES;
-        let s = Scratch::new(scratch, dim, tangents.len());
-
-        let rows = queries.clone().map(|i| Some(inputs.query(inputs.q_rows.primal_row(b, i), head)));
-        transpose_in(&mut s.q[..plane], padded, inputs.scale(), rows);
-        let moving = queries.clone().any(|i| inputs.q_rows.pair(i).is_some());
-        if moving {
-            for (k, q) in tangents.clone().zip(s.q[plane..].chunks_exact_mut(plane)) {
-                let rows = queries.clone().map(|i| {
-                    let pair = inputs.q_rows.pair(i)?;
-                    Some(inputs.query(inputs.q_rows.tangent_row(k, b, pair), head))
-                });
-                transpose_in(q, padded, inputs.scale(), rows);
+    fn primal<S: Simd>(&self, simd: S, s: &mut Scratch, keys: &Keys, keep: bool) {
+        let Task { inputs, kernels, example, head, ref queries, .. } = *self;
+        let (dim, d, len) = (inputs.heads.dim, inputs.width(), keys.range.len());
+        let (first, last) = (keys.range.start == 0, keys.range.end == inputs.kv_rows.primal().len());
+        let (padded, stride) = (len.next_multiple_of(LINE), score_stride(len));
+        let width = kernels.panel();
+        let tile = TILE - TILE % kernels.rows();
+        for start in queries.clone().step_by(tile) {
+            let count = tile.min(queries.end - start);
+            let at = start - queries.start;
+            for i in 0..count {
+                let query = inputs.query(inputs.q_rows.primal_row(example, start + i), head);
+                scaled(simd, inputs.scale(), query, &mut s.q[i * dim..][..dim]);
+            }
+            let p = &mut s.p[if keep { at } else { 0 } * stride..][..count * stride];
+            for (index, column) in (0..padded).step_by(width).enumerate() {
+                self.prefetch(keys, 0, start..start + count, index, padded.div_ceil(width));
+                let along = Along { data: s.keys[index * keys.panel..].as_ptr(), depth: width, panel: 0 };
+                let shape = [width.min(padded - column), count, dim];
+                let across = Across { data: s.q.as_ptr(), depth: 1, across: dim };
+                // SAFETY: a panel of keys, zero beyond the last, and `count` rows of queries and scores.
+                unsafe { kernels.multiply(shape, along, across, false, p[column..].as_mut_ptr(), stride) };
+            }
+            let outputs = self.out_rows.primal_row(example, start);
+            for i in 0..count {
+                let row = &mut p[i * stride..][..padded];
+                let shrink = softmax(simd, row, s.tail, &mut s.max[at + i], &mut s.sum[at + i]);
+                s.shrink[at + i] = shrink;
+                if !first {
+                    scale(simd, shrink, self.output(outputs + i));
+                }
+            }
+            let across = Across { data: p.as_ptr(), depth: 1, across: stride };
+            // SAFETY: `len` lines of values; outputs as in `output`.
+            unsafe {
+                let y = self.y.at(outputs * d + head * dim);
+                kernels.multiply([dim, count, len], self.values(s.values, len, 0), across, !first, y, d);
+            }
+            if last {
+                for i in 0..count {
+                    scale(simd, 1.0 / s.sum[at + i], self.output(outputs + i));
+                }
             }
         }
-        s.max.fill(f32::NEG_INFINITY);
-        s.sum.fill(0.0);
-        s.mean.fill(0.0);
+    }
 
-        let keys = kv_rows.primal().len();
-        for start in (0..keys).step_by(KEYS) {
-            let end = (start + KEYS).min(keys);
-            let (len, first) = (end - start, start == 0);
-            let row = kv_rows.primal_row(b, start);
-            copy_rows(inputs.key_rows(row, head), inputs.kv_stride, len, dim, s.key);
-            copy_rows(inputs.value_rows(row, head), inputs.kv_stride, len, dim, s.value);
-            let (key, value) = (dense_keys(s.key, dim), dense_values(s.value, dim));
-            // SAFETY (here and below): `padded` ≤ QUERIES columns of scratch rows; `len` rows of keys and values.
-            unsafe {
-                kernels.multiply([padded, len, dim], along(kernels, s.q), key, false, s.p.as_mut_ptr(), QUERIES);
-            }
-            softmax(simd, padded, &mut s.p[..len * QUERIES], s.max, s.sum, s.shrink);
-            if !first {
-                s.out.chunks_exact_mut(plane).for_each(|out| shrink(simd, padded, s.shrink, out));
-                s.mean.chunks_exact_mut(QUERIES).for_each(|mean| shrink(simd, padded, s.shrink, mean));
-            }
-            unsafe {
-                kernels.multiply([padded, dim, len], along(kernels, s.p), value, !first, s.out.as_mut_ptr(), QUERIES);
-            }
-            for (index, k) in tangents.clone().enumerate() {
-                if moving {
-                    let q = &s.q[(1 + index) * plane..];
-                    unsafe {
-                        kernels.multiply([padded, len, dim], along(kernels, q), key, false, s.w.as_mut_ptr(), QUERIES);
+    /// Tangent `k` of the outputs against a tile of keys, after [`Task::primal`].
+    #[inline(always)]
+    fn tangent<S: Simd>(&self, simd: S, s: &mut Scratch, keys: &Keys, k: usize) {
+        let Task { inputs, out_rows, kernels, example, head, ref queries, .. } = *self;
+        let (dim, d, len) = (inputs.heads.dim, inputs.width(), keys.range.len());
+        let (first, last) = (keys.range.start == 0, keys.range.end == inputs.kv_rows.primal().len());
+        let (padded, stride) = (len.next_multiple_of(LINE), score_stride(len));
+        let width = kernels.panel();
+        let tile = TILE - TILE % kernels.rows();
+        let q_rows = inputs.q_rows;
+        let mean = k * s.max.len();
+        // Panels that hold keys with tangents.
+        let panels = keys.moving.start / width..keys.moving.end.div_ceil(width);
+        for (from, pair, run) in runs(out_rows, queries.clone()) {
+            for start in (from..from + run).step_by(tile) {
+                let count = tile.min(from + run - start);
+                let at = start - queries.start;
+                let moving = (start..start + count).any(|i| q_rows.pair(i).is_some());
+                for i in 0..count {
+                    let (dot, q) = s.q[i * 2 * dim..][..2 * dim].split_at_mut(dim);
+                    scaled(simd, inputs.scale(), inputs.query(q_rows.primal_row(example, start + i), head), q);
+                    match q_rows.pair(start + i) {
+                        Some(pair) => {
+                            let tangent = inputs.query(q_rows.tangent_row(k, example, pair), head);
+                            scaled(simd, inputs.scale(), tangent, dot);
+                        }
+                        None => dot.fill(0.0),
                     }
+                }
+                // Columns whose score tangents are not all zero.
+                let columns = if moving {
+                    0..padded
                 } else {
-                    s.w[..len * QUERIES].fill(0.0);
+                    (panels.start * width).min(padded)..(panels.end * width).min(padded)
+                };
+                for column in columns.clone().step_by(width) {
+                    let index = column / width;
+                    self.prefetch(keys, 1 + k, start..start + count, index, padded.div_ceil(width));
+                    let terms = if moving { 0 } else { dim }..if panels.contains(&index) { 2 * dim } else { dim };
+                    let along = Along {
+                        data: s.keys[index * keys.panel + terms.start * width..].as_ptr(),
+                        depth: width,
+                        panel: 0,
+                    };
+                    let shape = [width.min(padded - column), count, terms.len()];
+                    let across = Across { data: s.q[terms.start..].as_ptr(), depth: 1, across: 2 * dim };
+                    // SAFETY: as in `primal`.
+                    unsafe { kernels.multiply(shape, along, across, false, s.w[column..].as_mut_ptr(), stride) };
                 }
-                let mut next = next_run(kv_rows, start, end);
-                while let Some((at, tangent, count)) = next {
-                    copy_rows(
-                        inputs.key_rows(kv_rows.tangent_row(k, b, tangent), head),
-                        inputs.kv_stride,
-                        count,
-                        dim,
-                        s.moving,
-                    );
-                    let key = dense_keys(s.moving, dim);
-                    let w = s.w[(at - start) * QUERIES..].as_mut_ptr();
-                    unsafe { kernels.multiply([padded, count, dim], along(kernels, s.q), key, true, w, QUERIES) };
-                    next = next_run(kv_rows, at + count, end);
+                let outputs = out_rows.tangent_row(k, example, pair + start - from);
+                for i in 0..count {
+                    let p = &s.p[(at + i) * stride..][columns.clone()];
+                    let total = weigh(simd, p, &mut s.w[i * stride..][columns.clone()]);
+                    let mean = &mut s.mean[mean + at + i];
+                    if first {
+                        *mean = total;
+                    } else {
+                        *mean = *mean * s.shrink[at + i] + total;
+                        scale(simd, s.shrink[at + i], self.output(outputs + i));
+                    }
                 }
-                weigh(simd, padded, &s.p[..len * QUERIES], s.w, &mut s.mean[index * QUERIES..][..QUERIES]);
-                let out = s.out[(1 + index) * plane..].as_mut_ptr();
-                unsafe { kernels.multiply([padded, dim, len], along(kernels, s.w), value, !first, out, QUERIES) };
-                let mut next = next_run(kv_rows, start, end);
-                while let Some((at, tangent, count)) = next {
-                    copy_rows(
-                        inputs.value_rows(kv_rows.tangent_row(k, b, tangent), head),
-                        inputs.kv_stride,
-                        count,
-                        dim,
-                        s.moving,
-                    );
-                    let value = dense_values(s.moving, dim);
-                    let p = along(kernels, &s.p[(at - start) * QUERIES..]);
-                    unsafe { kernels.multiply([padded, dim, count], p, value, true, out, QUERIES) };
-                    next = next_run(kv_rows, at + count, end);
+                let weighed = columns.start.min(len)..columns.end.min(len);
+                let moved = keys.moving.clone();
+                let row = &s.p[at * stride..];
+                // SAFETY: `len` lines of values, those of `moved` of their tangents; outputs as in `output`.
+                unsafe {
+                    let y = self.y.at(outputs * d + head * dim);
+                    let across = |row: &[f32]| Across { data: row.as_ptr(), depth: 1, across: stride };
+                    let values = self.values(s.values, len, weighed.start);
+                    let w = across(&s.w[weighed.start..]);
+                    kernels.multiply([dim, count, weighed.len()], values, w, !first, y, d);
+                    let values = self.values(s.moving, len, moved.start);
+                    kernels.multiply([dim, count, moved.len()], values, across(&row[moved.start..]), true, y, d);
                 }
-            }
-        }
-
-        let (out, rest) = s.out.split_at_mut(plane);
-        finish(simd, padded, s.sum, out);
-        for (dot, mean) in rest.chunks_exact_mut(plane).zip(s.mean.chunks_exact(QUERIES)) {
-            finish_tangent(simd, padded, s.sum, mean, out, dot);
-        }
-        let width = inputs.width();
-        let write = |row: usize, from: &[f32], i: usize| {
-            // SAFETY: every (row, head) belongs to one task.
-            let y = unsafe { y.slice_mut(row * width + head * dim, dim) };
-            y.iter_mut().zip(from[i..].iter().step_by(QUERIES)).for_each(|(y, v)| *y = *v);
-        };
-        for (i, query) in queries.enumerate() {
-            if primal {
-                write(out_rows.primal_row(b, query), out, i);
-            }
-            if let Some(pair) = out_rows.pair(query) {
-                for (k, dot) in tangents.clone().zip(rest.chunks_exact(plane)) {
-                    write(out_rows.tangent_row(k, b, pair), dot, i);
+                if last {
+                    for i in 0..count {
+                        let y = self.output(out_rows.primal_row(example, start + i));
+                        let dot = self.output(outputs + i);
+                        centre(simd, 1.0 / s.sum[at + i], s.mean[mean + at + i], y, dot);
+                    }
                 }
             }
         }
     }
 }
 
-impl WithSimd for Tile<'_> {
+impl WithSimd for Task<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let wanted = self.queries().any(|i| self.out_rows.pair(i).is_some());
-        let tangents = if wanted { self.out_rows.tangents } else { 0 };
-        self.sweep(simd, 0..tangents.min(TANGENTS), true);
-        for start in (TANGENTS..tangents).step_by(TANGENTS) {
-            self.sweep(simd, start..(start + TANGENTS).min(tangents), false);
-        }
-    }
-}
-
-/// Starts of the vectors that cover `padded` columns.
-#[inline(always)]
-pub(super) fn columns<S: Simd>(padded: usize) -> impl Iterator<Item = usize> {
-    (0..padded).step_by(S::F32_LANES)
-}
-
-#[inline(always)]
-pub(super) fn get<S: Simd>(x: &[f32], at: usize) -> S::f32s {
-    S::as_simd_f32s(&x[at..at + S::F32_LANES]).0[0]
-}
-
-#[inline(always)]
-pub(super) fn put<S: Simd>(x: &mut [f32], at: usize, value: S::f32s) {
-    S::as_mut_simd_f32s(&mut x[at..at + S::F32_LANES]).0[0] = value;
-}
-
-/// Scores of a key tile to e^{s − max}, with the running maximum and sum.
-#[inline(always)]
-fn softmax<S: Simd>(simd: S, padded: usize, p: &mut [f32], max: &mut [f32], sum: &mut [f32], shrink: &mut [f32]) {
-    for at in columns::<S>(padded) {
-        let old = get::<S>(max, at);
-        let mut new = old;
-        for row in p.chunks_exact(QUERIES) {
-            new = simd.max_f32s(new, get::<S>(row, at));
-        }
-        let factor = exp_nonpositive(simd, simd.sub_f32s(old, new));
-        let mut total = simd.mul_f32s(get::<S>(sum, at), factor);
-        for row in p.chunks_exact_mut(QUERIES) {
-            let e = exp_nonpositive(simd, simd.sub_f32s(get::<S>(row, at), new));
-            total = simd.add_f32s(total, e);
-            put::<S>(row, at, e);
-        }
-        put::<S>(max, at, new);
-        put::<S>(sum, at, total);
-        put::<S>(shrink, at, factor);
-    }
-}
-
-#[inline(always)]
-pub(super) fn shrink<S: Simd>(simd: S, padded: usize, factor: &[f32], rows: &mut [f32]) {
-    for at in columns::<S>(padded) {
-        let factor = get::<S>(factor, at);
-        for row in rows.chunks_exact_mut(QUERIES) {
-            put::<S>(row, at, simd.mul_f32s(get::<S>(row, at), factor));
-        }
-    }
-}
-
-/// w = p·ṡ, and its sum onto `mean`.
-#[inline(always)]
-fn weigh<S: Simd>(simd: S, padded: usize, p: &[f32], w: &mut [f32], mean: &mut [f32]) {
-    for at in columns::<S>(padded) {
-        let mut total = get::<S>(mean, at);
-        for (p, w) in p.chunks_exact(QUERIES).zip(w.chunks_exact_mut(QUERIES)) {
-            let product = simd.mul_f32s(get::<S>(p, at), get::<S>(w, at));
-            total = simd.add_f32s(total, product);
-            put::<S>(w, at, product);
-        }
-        put::<S>(mean, at, total);
-    }
-}
-
-/// o = Σpv / Σp.
-#[inline(always)]
-fn finish<S: Simd>(simd: S, padded: usize, sum: &[f32], out: &mut [f32]) {
-    for at in columns::<S>(padded) {
-        let scale = simd.div_f32s(simd.splat_f32s(1.0), get::<S>(sum, at));
-        for row in out.chunks_exact_mut(QUERIES) {
-            put::<S>(row, at, simd.mul_f32s(get::<S>(row, at), scale));
-        }
-    }
-}
-
-/// ȯ = (Σp(ṡv + v̇) − Σpṡ·o) / Σp.
-#[inline(always)]
-fn finish_tangent<S: Simd>(simd: S, padded: usize, sum: &[f32], mean: &[f32], out: &[f32], dot: &mut [f32]) {
-    for at in columns::<S>(padded) {
-        let scale = simd.div_f32s(simd.splat_f32s(1.0), get::<S>(sum, at));
-        let mean = simd.sub_f32s(simd.splat_f32s(0.0), get::<S>(mean, at));
-        for (o, dot) in out.chunks_exact(QUERIES).zip(dot.chunks_exact_mut(QUERIES)) {
-            let centred = simd.mul_add_e_f32s(mean, get::<S>(o, at), get::<S>(dot, at));
-            put::<S>(dot, at, simd.mul_f32s(centred, scale));
+        let scratch = std::mem::take(&mut self.scratch);
+        let Task { inputs, out_rows, kernels, example, .. } = self;
+        let (kv_rows, dim, width) = (inputs.kv_rows, inputs.heads.dim, kernels.panel());
+        let wanted = self.queries.clone().any(|i| out_rows.pair(i).is_some());
+        let tangents = if wanted { out_rows.tangents } else { 0 };
+        let total = kv_rows.primal().len();
+        let tile = total.div_ceil(total.div_ceil(KEYS).max(1)).next_multiple_of(LINE);
+        let mut s = Scratch::new(scratch, Sizes::new(dim, self.queries.len(), tile.min(total), tangents));
+        s.max.fill(f32::NEG_INFINITY);
+        s.sum.fill(0.0);
+        for start in (0..total).step_by(tile.max(1)) {
+            let range = start..(start + tile).min(total);
+            let len = range.len();
+            let planes = 1 + usize::from(tangents > 0);
+            let keys = Keys { panel: planes * dim * width, moving: hull(kv_rows, range.clone()), tangents, range };
+            for (i, tail) in s.tail.iter_mut().enumerate() {
+                *tail = if (len - 1) / LINE * LINE + i < len { 0.0 } else { f32::NEG_INFINITY };
+            }
+            // Columns beyond the last key, and keys without tangents, are zero.
+            for panel in len / width..len.next_multiple_of(LINE).div_ceil(width) {
+                s.keys[panel * keys.panel..][..dim * width].fill(0.0);
+            }
+            let row = kv_rows.primal_row(example, start);
+            self.pack_keys(s.keys, keys.panel, 0, 0, row, len);
+            self.pack_values(simd, s.values, len, 0, row, len);
+            self.primal(simd, &mut s, &keys, tangents > 0);
+            let moving = keys.moving.clone();
+            for k in 0..tangents {
+                if k == 0 {
+                    for panel in moving.start / width..moving.end.div_ceil(width) {
+                        s.keys[panel * keys.panel + dim * width..][..dim * width].fill(0.0);
+                    }
+                    for panel in s.moving.chunks_mut(len * width) {
+                        let end = (moving.end * width).min(panel.len());
+                        panel[(moving.start * width).min(end)..end].fill(0.0);
+                    }
+                }
+                for (at, tangent, count) in runs(kv_rows, keys.range.clone()) {
+                    let row = kv_rows.tangent_row(k, example, tangent);
+                    self.pack_keys(s.keys, keys.panel, 1, at - start, row, count);
+                    self.pack_values(simd, s.moving, len, at - start, row, count);
+                }
+                self.tangent(simd, &mut s, &keys, k);
+            }
         }
     }
 }

@@ -1,11 +1,14 @@
 //! VJP of attention. A task owns one head of one example and goes through tiles of queries in order, holding the
-//! probabilities of one tile; queries run along the vector as in the dual pass.
+//! probabilities of one tile; queries run along the vector.
 
-use super::attention::{Inputs, QUERIES, along, columns, get, put, shrink, transpose_in};
+use super::attention::Inputs;
 use super::gemm::{Across, Along, Kernels};
 use super::math::exp_nonpositive;
 use super::memory::Shared;
 use pulp::{Simd, WithSimd};
+
+/// Queries of a tile: whole vectors of every instruction set.
+const QUERIES: usize = 64;
 
 /// One head of one example; rows are `inputs.q_rows`.
 pub(super) struct Head<'a> {
@@ -56,8 +59,8 @@ impl WithSimd for Head<'_> {
             let padded = kernels.padded(count);
             let query = |i: usize| inputs.query(first + start + i, head);
             let gradient = |i: usize| &dy[(first + start + i) * d + head * dim..][..dim];
-            transpose_in(q, padded, scale, (0..count).map(|i| Some(query(i))));
-            transpose_in(g, padded, 1.0, (0..count).map(|i| Some(gradient(i))));
+            transpose_in(q, padded, scale, (0..count).map(query));
+            transpose_in(g, padded, 1.0, (0..count).map(gradient));
             for (i, (q, g)) in q_rows.chunks_exact_mut(padded_dim).zip(g_rows.chunks_exact_mut(padded_dim)).enumerate()
             {
                 if i < count {
@@ -95,6 +98,47 @@ impl WithSimd for Head<'_> {
                 let to = unsafe { dq.slice_mut((first + start + i) * d + head * dim, dim) };
                 to.iter_mut().zip(dq_tile[i..].iter().step_by(QUERIES)).for_each(|(to, v)| *to = scale * v);
             }
+        }
+    }
+}
+
+/// A block of rows of scratch as the vector operand of a product.
+fn along(kernels: &Kernels, rows: &[f32]) -> Along {
+    Along { data: rows.as_ptr(), depth: QUERIES, panel: kernels.panel() }
+}
+
+/// Transposes rows into columns of `to`, times `scale`; columns without a row, up to `padded`, are zero.
+fn transpose_in<'r>(to: &mut [f32], padded: usize, scale: f32, rows: impl Iterator<Item = &'r [f32]>) {
+    let mut filled = 0;
+    for (i, row) in rows.enumerate() {
+        to[i..].iter_mut().step_by(QUERIES).zip(row).for_each(|(to, v)| *to = scale * v);
+        filled = i + 1;
+    }
+    to.chunks_exact_mut(QUERIES).for_each(|line| line[filled..padded].fill(0.0));
+}
+
+/// Starts of the vectors that cover `padded` columns.
+#[inline(always)]
+fn columns<S: Simd>(padded: usize) -> impl Iterator<Item = usize> {
+    (0..padded).step_by(S::F32_LANES)
+}
+
+#[inline(always)]
+fn get<S: Simd>(x: &[f32], at: usize) -> S::f32s {
+    S::as_simd_f32s(&x[at..at + S::F32_LANES]).0[0]
+}
+
+#[inline(always)]
+fn put<S: Simd>(x: &mut [f32], at: usize, value: S::f32s) {
+    S::as_mut_simd_f32s(&mut x[at..at + S::F32_LANES]).0[0] = value;
+}
+
+#[inline(always)]
+fn shrink<S: Simd>(simd: S, padded: usize, factor: &[f32], rows: &mut [f32]) {
+    for at in columns::<S>(padded) {
+        let factor = get::<S>(factor, at);
+        for row in rows.chunks_exact_mut(QUERIES) {
+            put::<S>(row, at, simd.mul_f32s(get::<S>(row, at), factor));
         }
     }
 }

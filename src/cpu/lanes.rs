@@ -36,3 +36,15 @@ pub(super) fn store<S: Simd>(simd: S, x: &mut [f32], at: usize, value: S::f32s) 
 pub(super) fn starts<S: Simd>(n: usize) -> impl Iterator<Item = usize> {
     (0..n).step_by(S::F32_LANES)
 }
+
+/// Asks for a row that is read soon to be in L2 by then.
+#[inline(always)]
+pub(super) fn prefetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: prefetching has no effect on memory, and every x86-64 CPU has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    let _ = row;
+}

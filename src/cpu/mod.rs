@@ -73,7 +73,7 @@ pub struct CpuBackend {
 
 /// Bytes of scratch that each thread needs for passes over `tokens` tokens with `tangents` tangents.
 pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
-    let dual = attention::scratch_len(spec.head_dim(), tangents);
+    let dual = attention::scratch_len(spec.head_dim(), tokens, tangents);
     let vjp = match guess {
         GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
         _ => 0,
@@ -180,9 +180,9 @@ impl Backend for CpuBackend {
         self.carve(arena, len)
     }
 
-    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
+    fn reserve_scratch(&self, spec: &ModelSpec, tokens: usize, tangents: usize) -> Result<()> {
         lock(&self.vectors).at_least(vector_len(spec), "vectors of an operation")?;
-        self.reserve_attention(attention::scratch_len(spec.head_dim(), tangents))
+        self.reserve_attention(attention::scratch_len(spec.head_dim(), tokens, tangents))
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
@@ -301,7 +301,8 @@ impl Backend for CpuBackend {
         kv: At<Buffer>,
         y: &mut Buffer,
     ) -> Result<()> {
-        self.reserve_attention(attention::scratch_len(heads.dim, out_rows.tangents))?;
+        let (queries, keys) = (q_rows.primal().len(), kv_rows.primal().len());
+        self.reserve_attention(attention::scratch_len(heads.dim, queries.max(keys), out_rows.tangents))?;
         let inputs = attention::Inputs {
             heads,
             q_rows,
@@ -311,14 +312,24 @@ impl Backend for CpuBackend {
             kv: &kv.buffer[kv.offset..],
             kv_stride: kv.stride,
         };
-        let tiles = attention::tiles(q_rows.primal().len());
+        let pairs = q_rows.examples * heads.count;
+        let block = attention::block(&self.kernels, queries, pairs, self.pool.threads());
+        let blocks = queries.div_ceil(block.max(1));
         let y = Shared::new(y);
-        self.pool.for_each(q_rows.examples * heads.count * tiles, |task, worker| {
-            let (example, rest) = (task / (heads.count * tiles), task % (heads.count * tiles));
-            let (head, tile) = (rest / tiles, rest % tiles);
-            let scratch = &mut *lock(&self.scratch[worker]);
-            let kernels = &self.kernels;
-            self.isa.dispatch(attention::Tile { inputs, out_rows, kernels, example, head, tile, scratch, y });
+        self.pool.for_each(pairs * blocks, |task, worker| {
+            let (pair, start) = (task / blocks, task % blocks * block);
+            let (isa, kernels, scratch) = (self.isa, &self.kernels, &mut *lock(&self.scratch[worker]));
+            isa.dispatch(attention::Task {
+                inputs,
+                out_rows,
+                isa,
+                kernels,
+                example: pair / heads.count,
+                head: pair % heads.count,
+                queries: start..(start + block).min(queries),
+                scratch,
+                y,
+            });
         });
         Ok(())
     }

@@ -86,6 +86,9 @@ fn shapes() -> Vec<Shape> {
         shape(1, 1, 130, 1, 16, 33, all(130), (1..6).collect()),
         shape(2, 10, 9, 2, 8, 20, vec![0], vec![0]),
         shape(3, 1, 65, 3, 5, 7, all(65), vec![0, 3, 4, 64]),
+        // Several tiles of keys and blocks of queries, tangents in all of them or only some.
+        shape(1, 2, 290, 1, 20, 3, all(290), all(290)),
+        shape(1, 1, 530, 1, 8, 3, all(530), [7].into_iter().chain(200..240).collect()),
     ];
     let mut random = Random(77);
     for seed in 0..12 {

@@ -112,7 +112,7 @@ impl<B: Backend> Encoder<B> {
     ) -> Result<Self> {
         let spec = &weights.spec;
         prompts.check(spec)?;
-        backend.reserve_scratch(spec, tangents)?;
+        backend.reserve_scratch(spec, spec.tokens(prompts.prompts), tangents)?;
         let sizes = Sizes::new(spec, prompts, examples, tangents).buffers();
         let arena = backend.reserve(&[&sizes, guess].concat())?;
         let [x, y, work, pooled, head_input, staging] = sizes;

@@ -84,8 +84,8 @@ impl Backend for Timed {
     fn carve_staging(&self, arena: &Arena, len: usize) -> Result<Buffer> {
         self.inner.carve_staging(arena, len)
     }
-    fn reserve_scratch(&self, spec: &ModelSpec, tangents: usize) -> Result<()> {
-        Backend::reserve_scratch(&self.inner, spec, tangents)
+    fn reserve_scratch(&self, spec: &ModelSpec, tokens: usize, tangents: usize) -> Result<()> {
+        self.inner.reserve_scratch(spec, tokens, tangents)
     }
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
         self.inner.matrix(rows, cols, data)

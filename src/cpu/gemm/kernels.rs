@@ -217,7 +217,7 @@ impl Kernels {
     }
 
     /// Outputs of a tile on the other side.
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::cpu) fn rows(&self) -> usize {
         self.rows
     }
 

@@ -42,6 +42,7 @@ use crate::{Error, Result};
 pub(super) use kernels::{Across, Along, Kernels};
 use kernels::{Format, Tile};
 use pack::Block;
+pub(super) use pack::transpose;
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};

@@ -89,6 +89,34 @@ impl Block<'_> {
     }
 }
 
+/// Transposes `count` rows of `depth` values, `stride` apart, into columns of `out`, whose lines are `line` apart: element
+/// p of row i goes to `p·line + i`.
+///
+/// # Safety
+/// The CPU has `isa`; the rows are readable and the columns writable.
+pub(in crate::cpu) unsafe fn transpose(
+    isa: Isa,
+    from: *const f32,
+    stride: usize,
+    [count, depth]: [usize; 2],
+    out: *mut f32,
+    line: usize,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 {
+            return super::pack_avx512::transpose_rows(from, stride, [count, depth], out, line);
+        }
+        let _ = isa;
+        for p in 0..depth {
+            for i in 0..count {
+                *out.add(p * line + i) = *from.add(i * stride + p);
+            }
+        }
+    }
+}
+
 /// Stored values to f32, exactly; at most [`BLOCK`] of them.
 fn widen(stored: Stored, bytes: &[u8], out: &mut [f32]) {
     match stored {

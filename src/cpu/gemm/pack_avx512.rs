@@ -135,20 +135,50 @@ unsafe fn rows<const STORED: u8>(
                 }
             }
             Layout::Transposed => {
-                let depth = block.depth.len();
-                for i in (0..count).step_by(LANES) {
-                    let columns = LANES.min(count - i);
-                    let from = bytes.as_ptr().add(i * row + block.depth.start * size);
-                    for p in (0..depth).step_by(LANES) {
-                        let mut r = [_mm512_setzero_si512(); LANES];
-                        for (j, r) in r.iter_mut().enumerate() {
-                            if j < columns {
-                                *r = _mm512_castps_si512(load::<STORED>(from.add(j * row + p * size), depth - p));
-                            }
-                        }
-                        store_lines(transpose(r), depth - p, columns, (out.add(p * panel + line + i), panel));
+                let from = bytes.as_ptr().add(block.depth.start * size);
+                transposed::<STORED>(from, row, [count, block.depth.len()], out.add(line), panel);
+            }
+        }
+    }
+}
+
+/// As [`super::pack::transpose`].
+///
+/// # Safety
+/// As there, with AVX-512 F, BW and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn transpose_rows(from: *const f32, stride: usize, shape: [usize; 2], out: *mut f32, line: usize) {
+    // SAFETY: as promised by the caller.
+    unsafe { transposed::<F32>(from.cast(), stride * size_of::<f32>(), shape, out, line) }
+}
+
+/// Transposes `count` rows of `depth` values, `row` bytes apart, into columns of lines that are `panel` apart.
+///
+/// # Safety
+/// The rows are readable and the columns writable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn transposed<const STORED: u8>(
+    bytes: *const u8,
+    row: usize,
+    [count, depth]: [usize; 2],
+    out: *mut f32,
+    panel: usize,
+) {
+    let size = if STORED == F32 { 4 } else { 2 };
+    for i in (0..count).step_by(LANES) {
+        let columns = LANES.min(count - i);
+        for p in (0..depth).step_by(LANES) {
+            // SAFETY: loads are masked to the rows and stores to their columns.
+            unsafe {
+                let from = bytes.add(i * row + p * size);
+                let mut r = [_mm512_setzero_si512(); LANES];
+                for (j, r) in r.iter_mut().enumerate() {
+                    if j < columns {
+                        *r = _mm512_castps_si512(load::<STORED>(from.add(j * row), depth - p));
                     }
                 }
+                store_lines(transpose(r), depth - p, columns, (out.add(p * panel + i), panel));
             }
         }
     }
