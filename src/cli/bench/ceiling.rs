@@ -3,7 +3,7 @@
 use foretune::Result;
 use foretune::backend::{Precision, hidden_columns};
 use foretune::cpu::gemm::{Gemm, Layout, Matrix, Start, Strided, StridedMut, Weight};
-use foretune::cpu::{isa::Isa, pool::Pool};
+use foretune::cpu::{isa::Isa, memory::Buffer, pool::Pool};
 use foretune::model::ModelSpec;
 use gemm_common::Parallelism;
 use std::sync::{Mutex, PoisonError};
@@ -25,10 +25,10 @@ pub(super) struct Ceiling {
     pool: Pool,
     gemm: Gemm,
     shapes: Vec<Shape>,
-    x: Vec<f32>,
+    x: Buffer,
     w: Vec<Matrix>,
     values: Vec<Vec<f32>>,
-    y: Vec<f32>,
+    y: Buffer,
 }
 
 /// Seconds of one pass's linear layers, layer by layer the better of the two, and of each alone.
@@ -55,11 +55,15 @@ impl Ceiling {
         let most = |f: fn([usize; 3]) -> usize| shapes.iter().map(|shape| f(shape.size)).max().unwrap_or(0);
         let values: Vec<Vec<f32>> = shapes.iter().map(|s| numbers(s.size[1] * s.size[2])).collect();
         let w = shapes.iter().zip(&values).map(|(s, v)| Matrix::from_values(s.size[1], s.size[2], v.clone())).collect();
+        // In memory like that of a pass.
+        let mut x = Buffer::zeroed(most(|[m, _, k]| m * k), "rows")?;
+        let len = x.len();
+        x.copy_from_slice(&numbers(len));
         Ok(Ceiling {
             pool: Pool::new(threads)?,
             gemm: Gemm::new(Isa::detect()?, precision, threads)?,
-            x: numbers(most(|[m, _, k]| m * k)),
-            y: vec![0.0; most(|[m, n, _]| m * n)],
+            x,
+            y: Buffer::zeroed(most(|[m, n, _]| m * n), "products")?,
             w,
             values,
             shapes,
