@@ -1,7 +1,8 @@
 //! The fast CPU backend: SIMD kernels on a private thread pool.
 //!
-//! A file that has the name of an operation in [`crate::ops`], where its formula and cost are, is its kernel. Results have the same bits for any thread count and any split of the examples over calls; different
-//! instruction sets may differ in the last bits.
+//! A file with the name of an operation in [`crate::ops`], where its formula and cost are, holds its kernel. Results have the
+//! same bits for any thread count and any split of the examples over calls; different instruction sets may differ in the last
+//! bits.
 
 mod backend;
 pub mod gemm;
