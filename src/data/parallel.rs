@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// `f(state, i)` for i in 0..`count`, in order of i, on `threads` threads or one per core; every thread has its own `state` from `new`. `progress` is told, on the calling
-/// thread, how many are done.
+/// `f(state, i)` for i in 0..`count`, in order of i, on `threads` threads or one per core; every thread has its own `state` from
+/// `new`. `progress` is told, on the calling thread, how many are done.
 pub(super) fn map<S, T: Send>(
     count: usize,
     threads: Option<usize>,
