@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{failure, foretune, text};
+use common::{failure, foretune, success, text};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,19 @@ fn tune<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn help_and_version_go_to_standard_output() {
-    for command in ["tune", "eval", "predict", "inspect", "data", "selftest", "demo", "completions"] {
+    for command in [
+        "tune",
+        "eval",
+        "predict",
+        "inspect",
+        "data",
+        "plan",
+        "synth-model",
+        "bench",
+        "selftest",
+        "demo",
+        "completions",
+    ] {
         let (short, long) = (foretune(&[command, "-h"]), foretune(&[command, "--help"]));
         for output in [&short, &long] {
             assert_eq!(output.status.code(), Some(0), "{command}");
@@ -41,6 +53,8 @@ fn wrong_usage_exits_with_2() {
         vec!["data", "verify", "--data", "d", "--format", "imagenet"],
         vec!["selftest", "--dump", "f"],
         vec!["selftest", "--dtype", "f16"],
+        vec!["bench", "--tangents", "1,x"],
+        vec!["bench", "--model", "m", "--arch", "vit_tiny_patch16_224"],
         tune(&["--steps", "5", "--epochs", "2"]),
         tune(&["--head", "linear", "--head-from", "a"]),
         tune(&["--guess", "oracle"]),
@@ -229,4 +243,26 @@ fn inspect_recognises_an_adapter_and_escapes_its_names() {
     assert_eq!(value["kind"], "adapter");
     assert_eq!(value["prompts"], serde_json::json!([1, 4, 8]));
     assert_eq!(value["preprocess"]["crop"], serde_json::json!([32, 32]));
+}
+
+/// Every product of a pass is seen: the operations' FLOPs are those that the pass is counted with.
+#[test]
+fn bench_accounts_for_every_product() {
+    let args = "bench --arch vit_tiny_patch16_224 --image-size 32 --micro-batch 3 --prompts 2 --insert-at 1 --deep \
+                --tangents 0,2 --rounds 1 --threads 2 --ops --json";
+    let output = success(&args.split_whitespace().collect::<Vec<_>>());
+    let lines: Vec<serde_json::Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    let [machine] = of("machine")[..] else { panic!("{output}") };
+    assert!(machine["flops_per_second"].as_f64().unwrap() > 0.0);
+    let passes = of("pass");
+    let kinds: Vec<_> = passes.iter().map(|pass| (pass["tangents"].as_u64(), pass["threads"].as_u64())).collect();
+    assert_eq!(kinds, [(Some(0), Some(2)), (Some(2), Some(2)), (Some(0), Some(1))]);
+    for pass in &passes[..2] {
+        assert!(pass["images_per_second"].as_f64().unwrap() > 0.0 && pass["buffer_bytes"].as_u64().unwrap() > 0);
+        let expected = 3.0 * pass["flops_per_image"].as_f64().unwrap();
+        let ops = of("op").into_iter().filter(|op| op["tangents"] == pass["tangents"]);
+        let found: u64 = ops.map(|op| op["flops"].as_u64().unwrap()).sum();
+        assert!((found as f64 / expected - 1.0).abs() < 1e-9, "{found} FLOPs of {expected}: {output}");
+    }
 }

@@ -263,10 +263,10 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N|HxW", value_parser = image_size)]
     pub(super) image_size: Option<[usize; 2]>,
     /// Numbers of tangents K to measure; 0 is the forward pass
-    #[arg(long, value_name = "K,…", default_value = "0,1,2,4,8", value_delimiter = ',', value_parser = count(0..=65_535))]
+    #[arg(long, value_name = "K,…", default_value = "0,1,2,4,8", value_delimiter = ',', value_parser = count(0..=1024))]
     pub(super) tangents: Vec<usize>,
     /// Images per pass
-    #[arg(long, value_name = "N", default_value = "8", value_parser = count(1..=65_535))]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count(1..=1024))]
     pub(super) micro_batch: usize,
     /// Prompts
     #[arg(long, value_name = "P", default_value = "4", value_parser = count(1..=65_535))]

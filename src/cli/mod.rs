@@ -74,7 +74,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Verify(source) => run_verify::run(&source, global),
         Job::Selftest(job) => run_selftest::run(&job, global),
         Job::Plan(job) => run_plan::run(&job, global).map(|()| true),
-        Job::Bench(args) => bench::run(&args, global).map(|()| true),
+        Job::Bench(args) => bench::run(&args, global),
         Job::Synth(args) => {
             model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed)?;
             output::line(&format!("wrote model.safetensors and config.json into {}", args.out.display())).map(|()| true)

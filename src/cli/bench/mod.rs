@@ -32,12 +32,13 @@ struct Row {
     seconds: Vec<f64>,
 }
 
-pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
+/// Whether it was not stopped before there was anything to report.
+pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<bool> {
     let (model, _folder) = model(args)?;
     let options = CpuOptions { threads: load::threads(global), precision: args.precision, resident: args.resident };
     let layout = PromptLayout { prompts: args.prompts, deep: args.deep, insert_at: args.insert_at };
     layout.check(&model.spec)?;
-    interrupt::install("stopping; once more to stop at once")?;
+    interrupt::install("stopping after this pass; once more to stop at once")?;
     let bar = progress(args, global);
 
     let native = Native::load(CpuBackend::new(options)?, &model)?;
@@ -50,14 +51,16 @@ pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     let (mut ceilings, mut bandwidths) = (Vec::new(), Vec::new());
     let inputs = Inputs::new(&model, layout, args.micro_batch);
     // One round to warm up, which is not counted.
-    for round in 0..=args.rounds {
+    'rounds: for round in 0..=args.rounds {
         let (seconds, bandwidth) = (ceiling.measure(), ceiling.bandwidth());
         if round > 0 {
             ceilings.push(seconds);
             bandwidths.push(bandwidth);
         }
         for row in &mut rows {
-            stop_if_asked()?;
+            if interrupt::requested() {
+                break 'rounds;
+            }
             let native = if row.threads == 1 { &one } else { &native };
             // Made anew, so that the passes do not share the memory that their bytes are printed for.
             let mut engine = native.engine(layout, args.micro_batch, row.tangents)?;
@@ -67,6 +70,11 @@ pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
             }
             bar.inc(1);
         }
+    }
+    if rows.iter().any(|row| row.seconds.is_empty()) {
+        bar.finish_and_clear();
+        output::note("stopped before one round was complete");
+        return Ok(false);
     }
     let machine = Machine {
         flops: ceiling.flops() / median(ceilings.iter().map(|seconds| seconds.best)),
@@ -80,7 +88,8 @@ pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     let ops = if args.ops { ops(&model, layout, args, options, &inputs, &bar)? } else { Vec::new() };
     bar.finish_and_clear();
     report(args, options, &machine, &rows, global)?;
-    ops.iter().try_for_each(|(tangents, costs)| report_ops(*tangents, costs, &machine, args, global))
+    ops.iter().try_for_each(|(tangents, costs)| report_ops(*tangents, costs, &machine, args, global))?;
+    Ok(true)
 }
 
 /// Measured limits: FLOP/s of the model's linear layers, by the better product of each, and bytes/s.
@@ -115,10 +124,6 @@ fn progress(args: &BenchArgs, global: &Global) -> ProgressBar {
     let style = ProgressStyle::with_template("measuring [{bar:30}] {pos}/{len} passes, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
-}
-
-fn stop_if_asked() -> Result<()> {
-    if interrupt::requested() { Err(Error::Interrupted { step: 0 }) } else { Ok(()) }
 }
 
 fn row(model: &Model, layout: PromptLayout, args: &BenchArgs, options: CpuOptions, tangents: usize) -> Row {
@@ -188,7 +193,9 @@ fn ops(
     let native = Native::load(Timed { inner: CpuBackend::new(options)?, costs: costs.clone() }, model)?;
     let mut all = Vec::new();
     for &tangents in &args.tangents {
-        stop_if_asked()?;
+        if interrupt::requested() {
+            break;
+        }
         let mut engine = native.engine(layout, args.micro_batch, tangents)?;
         inputs.pass(&mut engine, tangents)?;
         costs.take();
