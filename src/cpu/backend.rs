@@ -49,7 +49,7 @@ impl Backend for CpuBackend {
 
     fn reserve_scratch(&self, spec: &ModelSpec, tokens: usize, tangents: usize) -> Result<()> {
         lock(&self.vectors).at_least(vector_len(spec), "vectors of an operation")?;
-        self.reserve_attention(attention::scratch_len(spec.head_dim(), tokens, tangents))
+        self.gemm.reserve_scratch(attention::scratch_len(spec.head_dim(), tokens, tangents))
     }
 
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
@@ -169,7 +169,7 @@ impl Backend for CpuBackend {
         y: &mut Buffer,
     ) -> Result<()> {
         let (queries, keys) = (q_rows.primal().len(), kv_rows.primal().len());
-        self.reserve_attention(attention::scratch_len(heads.dim, queries.max(keys), out_rows.tangents))?;
+        self.gemm.reserve_scratch(attention::scratch_len(heads.dim, queries.max(keys), out_rows.tangents))?;
         let inputs = attention::Inputs {
             heads,
             q_rows,
@@ -185,7 +185,7 @@ impl Backend for CpuBackend {
         let y = Shared::new(y);
         self.pool.for_each(pairs * blocks, |task, worker| {
             let (pair, start) = (task / blocks, task % blocks * block);
-            let (isa, kernels, scratch) = (self.isa, &self.kernels, &mut *lock(&self.scratch[worker]));
+            let (isa, kernels, scratch) = (self.isa, &self.kernels, &mut *self.gemm.scratch(worker));
             isa.dispatch(attention::Task {
                 inputs,
                 out_rows,
@@ -282,7 +282,7 @@ impl Backend for CpuBackend {
         dy: &Buffer,
         dqkv: &mut Buffer,
     ) -> Result<()> {
-        self.reserve_attention(attention_vjp::scratch_len(&self.kernels, heads.dim, rows.primal().len()))?;
+        self.gemm.reserve_scratch(attention_vjp::scratch_len(&self.kernels, heads.dim, rows.primal().len()))?;
         let inputs = attention::Inputs {
             heads,
             q_rows: rows,
@@ -296,7 +296,7 @@ impl Backend for CpuBackend {
         let (dq, dkv) = (Shared::new(dq), Shared::new(dkv));
         self.pool.for_each(rows.examples * heads.count, |task, worker| {
             let (example, head) = (task / heads.count, task % heads.count);
-            let scratch = &mut *lock(&self.scratch[worker]);
+            let scratch = &mut *self.gemm.scratch(worker);
             let kernels = &self.kernels;
             self.isa.dispatch(attention_vjp::Head { inputs, kernels, example, head, dy, scratch, dq, dkv });
         });

@@ -62,20 +62,19 @@ pub struct CpuBackend {
     gemm: Gemm,
     resident: bool,
     kernels: Kernels,
-    /// Attention scratch of every thread.
-    scratch: Vec<Mutex<Buffer>>,
     /// The vectors that an operation uses.
     vectors: Mutex<Buffer>,
 }
 
-/// Bytes of scratch that each thread needs for passes over `tokens` tokens with `tangents` tangents.
+/// Bytes of scratch that each thread needs, for packed weights and attention in turn, in passes over `tokens` tokens with
+/// `tangents` tangents.
 pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
     let dual = attention::scratch_len(spec.head_dim(), tokens, tangents);
     let vjp = match guess {
         GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
         _ => 0,
     };
-    (Gemm::bytes_per_thread(precision) + dual.max(vjp).next_multiple_of(16) * size_of::<f32>()) as u64
+    Gemm::bytes_per_thread(precision).max(Buffer::bytes(dual.max(vjp))) as u64
 }
 
 /// Bytes of the vectors that an operation uses at a time.
@@ -115,7 +114,6 @@ impl CpuBackend {
             gemm: Gemm::new(isa, options.precision, pool.threads())?,
             resident: options.resident,
             kernels: Kernels::of(isa),
-            scratch: (0..pool.threads()).map(|_| Mutex::new(Buffer::EMPTY)).collect(),
             vectors: Mutex::new(Buffer::EMPTY),
             pool,
         })
@@ -129,11 +127,6 @@ impl CpuBackend {
     /// The threads.
     pub fn pool(&self) -> &Pool {
         &self.pool
-    }
-
-    /// Makes every thread's scratch at least `len` values long.
-    fn reserve_attention(&self, len: usize) -> Result<()> {
-        self.scratch.iter().try_for_each(|s| lock(s).at_least(len, "attention scratch").map(|_| ()))
     }
 }
 

@@ -45,7 +45,7 @@ use pack::Block;
 pub(super) use pack::transpose;
 use std::ops::Range;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How a weight matrix takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +172,8 @@ pub struct Gemm {
     isa: Isa,
     kernels: Kernels,
     blocking: Blocking,
-    packed: Vec<Mutex<Buffer>>,
+    /// Memory of each thread: packed weights here, tiles in attention, which never runs at the same time.
+    scratch: Vec<Mutex<Buffer>>,
 }
 
 impl Gemm {
@@ -207,14 +208,24 @@ impl Gemm {
 
     fn with_kernels(isa: Isa, kernels: Kernels, precision: Precision, threads: usize) -> Result<Self> {
         let length = Self::bytes_per_thread(precision) / size_of::<f32>();
-        let packed = (0..threads).map(|_| Ok(Mutex::new(Buffer::zeroed(length, "packed weights")?)));
+        let scratch = (0..threads).map(|_| Ok(Mutex::new(Buffer::zeroed(length, "packed weights")?)));
         let blocking = if precision == Precision::F32 { F32 } else { BF16 };
-        Ok(Gemm { isa, kernels, blocking, packed: packed.collect::<Result<_>>()? })
+        Ok(Gemm { isa, kernels, blocking, scratch: scratch.collect::<Result<_>>()? })
     }
 
     /// What products are made of.
     pub fn precision(&self) -> Precision {
         if self.kernels.format() == Format::F32 { Precision::F32 } else { Precision::Bf16 }
+    }
+
+    /// The scratch of thread `worker`: a panic while it was held leaves only scratch values behind.
+    pub(super) fn scratch(&self, worker: usize) -> MutexGuard<'_, Buffer> {
+        self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes every thread's scratch at least `len` values long.
+    pub(super) fn reserve_scratch(&self, len: usize) -> Result<()> {
+        (0..self.scratch.len()).try_for_each(|worker| self.scratch(worker).at_least(len, "attention tiles").map(|_| ()))
     }
 
     /// y[m, n] = start + x[m, k]·W, where W gives n and k.
@@ -242,13 +253,14 @@ impl Gemm {
         let [row_block, column_block] = self.blocking.task([m, n], pool.threads(), tile);
         let (row_blocks, column_blocks) = (m.div_ceil(row_block), n.div_ceil(column_block));
         let product = Product { gemm: self, x, weight, start, biased, y: Shared::new(y.data), y_stride: y.stride };
+        let length = Self::bytes_per_thread(self.precision()) / size_of::<f32>();
         pool.for_each(row_blocks * column_blocks, |task, worker| {
             let rows = (task / column_blocks) * row_block;
             let columns = (task % column_blocks) * column_block;
-            let mut packed = self.packed[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let packed = &mut self.scratch(worker)[..length];
             let (rows, columns) = (rows..(rows + row_block).min(m), columns..(columns + column_block).min(n));
             // SAFETY: tasks cover disjoint tiles of y; extents were checked above.
-            unsafe { product.task(rows, columns, &mut packed) };
+            unsafe { product.task(rows, columns, packed) };
         });
     }
 }
