@@ -225,7 +225,7 @@ fn half_of_what_the_exact_gradient_takes_or_less() {
     synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
     let opened = Model::open(&model, &LoadOptions::default()).unwrap();
     let [ours, exact] = [GuessKind::WeightTranspose, GuessKind::Backprop].map(|guess| {
-        let options = TuneOptions { guess, ..options(2, 1) };
+        let options = TuneOptions { guess, steps: 1, ..options(1, 1) };
         let smallest = smallest(&opened, &data, &options);
         run(&model, IMAGE, &data, &options, CPU, Some(smallest)).0
     });
