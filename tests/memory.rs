@@ -112,6 +112,25 @@ fn photos(folder: &Path, [width, height]: [u16; 2]) {
     }
 }
 
+fn planned(
+    model: &Model,
+    dataset: &Dataset,
+    options: &TuneOptions,
+    cpu: CpuOptions,
+    budget: Option<Budget>,
+) -> foretune::Result<Plan> {
+    let planned = Planned {
+        model,
+        options,
+        classes: dataset.classes.len(),
+        photos: dataset.items_of(Split::Train).len(),
+        listing: listing_bytes(dataset),
+        cpu,
+        wishes: WISHES,
+    };
+    Plan::new(planned, budget)
+}
+
 /// Bytes at the peak of a run of `steps` steps within `budget` over what was live before it, and the plan's total.
 fn run(
     model: &Path,
@@ -127,16 +146,7 @@ fn run(
         let load = LoadOptions { image: Some([image; 2]), ..LoadOptions::default() };
         let model = Model::open(model, &load).unwrap();
         let dataset = Dataset::open(data, Format::Folder, &OpenOptions::default()).unwrap();
-        let planned = Planned {
-            model: &model,
-            options,
-            classes: dataset.classes.len(),
-            photos: dataset.items_of(Split::Train).len(),
-            listing: listing_bytes(&dataset),
-            cpu,
-            wishes: WISHES,
-        };
-        let plan = Plan::new(planned, budget).unwrap();
+        let plan = planned(&model, &dataset, options, cpu, budget).unwrap();
         let resources = Resources::of_plan(&plan, Saving::default(), false);
         let native = engine::cpu(&model, cpu).unwrap();
         let job =
@@ -154,16 +164,7 @@ fn options(batch: usize, tangents: usize) -> TuneOptions {
 /// The smallest budget that works, as the error for one that does not names it.
 fn smallest(model: &Model, data: &Path, options: &TuneOptions) -> Budget {
     let dataset = Dataset::open(data, Format::Folder, &OpenOptions::default()).unwrap();
-    let planned = Planned {
-        model,
-        options,
-        classes: dataset.classes.len(),
-        photos: dataset.items_of(Split::Train).len(),
-        listing: listing_bytes(&dataset),
-        cpu: CPU,
-        wishes: WISHES,
-    };
-    match Plan::new(planned, Some(Budget(1 << 20))) {
+    match planned(model, &dataset, options, CPU, Some(Budget(1 << 20))) {
         Err(Error::Budget { smallest, .. }) => Budget(smallest),
         other => panic!("a budget of 1 MiB: {other:?}"),
     }
@@ -194,17 +195,8 @@ fn a_plan_is_a_ceiling() {
     let opened = Model::open(&model, &LoadOptions::default()).unwrap();
     let dataset = Dataset::open(&data, Format::Folder, &OpenOptions::default()).unwrap();
     let (one, eight) = (options(2, 1), options(2, 8));
-    let planned = Planned {
-        model: &opened,
-        options: &one,
-        classes: dataset.classes.len(),
-        photos: dataset.items_of(Split::Train).len(),
-        listing: listing_bytes(&dataset),
-        cpu: CPU,
-        wishes: WISHES,
-    };
     let Budget(smallest) = smallest(&opened, &data, &one);
-    assert!(matches!(Plan::new(planned, Some(Budget(smallest - 1))), Err(Error::Budget { .. })));
+    assert!(matches!(planned(&opened, &dataset, &one, CPU, Some(Budget(smallest - 1))), Err(Error::Budget { .. })));
     let (peak, _) = run(&model, IMAGE, &data, &one, CPU, Some(Budget(smallest)));
     assert!(peak <= smallest, "{peak} bytes of {smallest}");
 

@@ -1,5 +1,6 @@
 //! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
 
+use super::bench::BenchArgs;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -251,47 +252,7 @@ pub(super) struct PlanArgs {
     pub(super) decode_threads: Option<usize>,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct BenchArgs {
-    /// Weights; without them a random model is written to a temporary folder
-    #[arg(long, value_name = "PATH", conflicts_with = "arch")]
-    pub(super) model: Option<PathBuf>,
-    /// Architecture of the random model
-    #[arg(long, value_name = "ARCH", default_value = "vit_base_patch16_224", value_parser = choice::<SynthArch>(ARCHS))]
-    pub(super) arch: SynthArch,
-    /// Run at this image size: N, or HEIGHTxWIDTH [default: the checkpoint's]
-    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
-    pub(super) image_size: Option<[usize; 2]>,
-    /// Numbers of tangents K to measure; 0 is the forward pass
-    #[arg(long, value_name = "K,…", default_value = "0,1,2,4,8", value_delimiter = ',', value_parser = count(0..=1024))]
-    pub(super) tangents: Vec<usize>,
-    /// Images per pass
-    #[arg(long, value_name = "N", default_value = "8", value_parser = count(1..=1024))]
-    pub(super) micro_batch: usize,
-    /// Prompts
-    #[arg(long, value_name = "P", default_value = "4", value_parser = count(1..=65_535))]
-    pub(super) prompts: usize,
-    /// Block ahead of which the prompts enter
-    #[arg(long, value_name = "BLOCK", default_value_t = 0)]
-    pub(super) insert_at: usize,
-    /// One prompt set per block
-    #[arg(long)]
-    pub(super) deep: bool,
-    /// What linear layers multiply
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
-    pub(super) precision: Precision,
-    /// Pack the weights once instead of in every pass
-    #[arg(long)]
-    pub(super) resident: bool,
-    /// Also show where the time of each pass goes, operation by operation
-    #[arg(long)]
-    pub(super) ops: bool,
-    /// Times that everything is measured
-    #[arg(long, value_name = "N", default_value = "5", value_parser = count(1..=1000))]
-    pub(super) rounds: usize,
-}
-
-const ARCHS: &[(&str, &str)] = &[
+pub(super) const ARCHS: &[(&str, &str)] = &[
     ("vit_tiny_patch16_224", ""),
     ("vit_small_patch16_224", ""),
     ("vit_base_patch16_224", ""),
@@ -350,7 +311,7 @@ where
 }
 
 /// `224` or `224x336`.
-fn image_size(text: &str) -> Result<[usize; 2]> {
+pub(super) fn image_size(text: &str) -> Result<[usize; 2]> {
     let side = |text: &str| match text.parse() {
         Ok(side @ 1..=8192) => Ok(side),
         _ => Err(Error::Options("expected N or HEIGHTxWIDTH in pixels, each 1 to 8192".into())),

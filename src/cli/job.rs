@@ -1,9 +1,10 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    BenchArgs, Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PlanArgs, PredictArgs,
-    SelftestArgs, SynthArgs,
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PlanArgs, PredictArgs, SelftestArgs,
+    SynthArgs,
 };
+use super::bench::BenchArgs;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
 use foretune::backend::Precision;

@@ -41,6 +41,12 @@ pub fn success(args: &[impl AsRef<OsStr> + std::fmt::Debug]) -> String {
     text(&output.stdout)
 }
 
+/// The budget that the error for too small a one names: its last number.
+pub fn smallest_budget(message: &str) -> u64 {
+    let words: Vec<&str> = message.split_whitespace().collect();
+    words[words.len() - 2].parse().unwrap_or_else(|_| panic!("{message}"))
+}
+
 /// Runs, expects `code`, nothing on standard output and one error, and returns its message.
 pub fn failure(args: &[impl AsRef<OsStr> + std::fmt::Debug], code: i32) -> String {
     let output = foretune(args);

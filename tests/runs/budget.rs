@@ -1,22 +1,16 @@
 //! `--budget` is refused before anything is touched.
 
-use crate::common::{Bench, failure, listing, success};
+use crate::common::{Bench, failure, listing, smallest_budget, success};
 use std::fs;
 
 const OPTIONS: &str = "--steps 2 --batch 4 --prompts 2 --threads 2 --quiet";
-
-/// The budget that a message names: its last number.
-fn smallest(message: &str) -> u64 {
-    let words: Vec<&str> = message.split_whitespace().collect();
-    words[words.len() - 2].parse().unwrap_or_else(|_| panic!("{message}"))
-}
 
 #[test]
 fn too_small_a_budget_is_refused_before_an_image_is_opened() {
     let bench = Bench::new(4, 2);
     let good = bench.tune("a.safetensors", OPTIONS);
     let budget = |bytes: u64, more: &str| bench.tune("a.safetensors", &format!("{OPTIONS} --budget {bytes} {more}"));
-    let named = smallest(&failure(&budget(1 << 20, ""), 1));
+    let named = smallest_budget(&failure(&budget(1 << 20, ""), 1));
 
     // Every photo is empty; what is reported is the budget, with or without looking for such photos.
     let photos: Vec<_> = ["kind0", "kind1", "kind2"]
@@ -34,7 +28,7 @@ fn too_small_a_budget_is_refused_before_an_image_is_opened() {
         for bytes in [1 << 20, named - 1] {
             let message = failure(&budget(bytes, more), 1);
             assert!(message.contains(&format!("a budget of {bytes} bytes is too small")), "{message}");
-            assert_eq!(smallest(&message), named);
+            assert_eq!(smallest_budget(&message), named);
         }
     }
     assert!(bench.outputs().is_empty());
@@ -43,7 +37,7 @@ fn too_small_a_budget_is_refused_before_an_image_is_opened() {
     let mut elsewhere = budget(1 << 20, "");
     let out = elsewhere.iter().position(|argument| argument == "--out").unwrap();
     elsewhere[out + 1] = bench.arg("absent/a.safetensors");
-    assert_eq!(smallest(&failure(&elsewhere, 1)), named);
+    assert_eq!(smallest_budget(&failure(&elsewhere, 1)), named);
 
     // The budget that was named is enough for photos that can be read.
     photos.iter().zip(kept).for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
@@ -57,7 +51,7 @@ fn too_small_a_budget_is_refused_before_an_image_is_opened() {
 fn photos_that_do_not_fit_the_budget_are_left_out() {
     let bench = Bench::new(4, 2);
     let tune = |more: &str| bench.tune("a.safetensors", &format!("{OPTIONS} --budget {more}"));
-    let named = smallest(&failure(&tune("1KiB"), 1));
+    let named = smallest_budget(&failure(&tune("1KiB"), 1));
     // A PNG is decoded whole: 16 megapixels take more than the smallest budget has.
     let large = image::RgbImage::new(4000, 4000);
     large.save(bench.path("data/train/kind0/large.png")).unwrap();

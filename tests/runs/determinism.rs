@@ -1,6 +1,6 @@
 //! One seed gives one adapter, whatever the threads and the micro-batch.
 
-use crate::common::{Bench, failure, success};
+use crate::common::{Bench, failure, smallest_budget, success};
 use foretune::backend::Precision;
 use foretune::cpu::{CpuBackend, CpuOptions};
 use std::fs;
@@ -86,8 +86,7 @@ fn a_budget_does_not_change_a_bit() {
         fs::remove_file(bench.path("out/a.safetensors")).unwrap();
 
         let message = failure(&tune(&format!("{head} --budget 1KiB")), 1);
-        let words: Vec<&str> = message.split_whitespace().collect();
-        let smallest: u64 = words[words.len() - 2].parse().unwrap_or_else(|_| panic!("{message}"));
+        let smallest = smallest_budget(&message);
         failure(&tune(&format!("{head} --budget {}", smallest - 1)), 1);
         assert!(!bench.path("out/a.safetensors").exists());
 

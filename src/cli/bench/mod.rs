@@ -1,11 +1,13 @@
 //! `foretune bench`: forward and dual passes against what the machine can do, measured in turns within one run.
 
+mod args;
 mod ceiling;
 mod timed;
 
-use super::args::{BenchArgs, Global};
+use super::args::Global;
 use super::table::Table;
 use super::{interrupt, load, output};
+pub(super) use args::BenchArgs;
 use ceiling::Ceiling;
 use foretune::backend::{Backend, Precision};
 use foretune::cpu::{self, CpuBackend, CpuOptions};
@@ -129,7 +131,7 @@ fn progress(args: &BenchArgs, global: &Global) -> ProgressBar {
 fn row(model: &Model, layout: PromptLayout, args: &BenchArgs, options: CpuOptions, tangents: usize) -> Row {
     let spec = &model.spec;
     let sizes = Sizes::new(spec, layout, args.micro_batch, tangents);
-    let buffers = 2 * sizes.stream + sizes.work + 2 * sizes.pooled + sizes.staging;
+    let buffers: usize = sizes.buffers().iter().sum();
     let scratch = cpu::scratch_bytes(spec, options.precision, sizes.tokens, tangents, GuessKind::Activation);
     Row {
         tangents,
