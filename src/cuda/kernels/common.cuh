@@ -20,18 +20,27 @@ typedef unsigned long long u64;
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args) { body; }
 #endif
 
-// bf16 needs compute capability 8.0.
-#if defined(EMULATED) || __CUDA_ARCH__ >= 800
-#define BF16_KERNEL(name, Args, threads, body) KERNEL(name, Args, threads, body)
+// One module holds the kernels of one storage type: STORAGE_F32, STORAGE_F16 or STORAGE_BF16 says which; the emulator has all.
+#if defined(EMULATED) || defined(STORAGE_F32)
+#define F32_KERNEL KERNEL
+#else
+#define F32_KERNEL(name, Args, threads, body)
+#endif
+#if defined(EMULATED) || defined(STORAGE_F16)
+#define F16_KERNEL KERNEL
+#else
+#define F16_KERNEL(name, Args, threads, body)
+#endif
+#if defined(EMULATED) || defined(STORAGE_BF16)
+#define BF16_KERNEL KERNEL
 #else
 #define BF16_KERNEL(name, Args, threads, body)
 #endif
-
 #define KERNELS(name, Args, threads)                                                                                   \
-    KERNEL(name##_f32, Args, threads, name<float>(args))                                                               \
+    F32_KERNEL(name##_f32, Args, threads, name<float>(args))                                                           \
     HALF_KERNELS(name, Args, threads)
 #define HALF_KERNELS(name, Args, threads)                                                                              \
-    KERNEL(name##_f16, Args, threads, name<f16>(args))                                                                 \
+    F16_KERNEL(name##_f16, Args, threads, name<f16>(args))                                                             \
     BF16_KERNEL(name##_bf16, Args, threads, name<bf16>(args))
 
 // 16-bit storage; arithmetic is f32.
@@ -174,6 +183,21 @@ DEVICE float block_sum(float v, float *scratch) {
     return scratch[32];
 }
 
+// n neighbours, moved in one access where n > 1; rows and their widths are then multiples of n elements.
+template <class T, int n> struct alignas(sizeof(T) * n) Few {
+    T v[n];
+};
+template <class T, int n> DEVICE void load(float (&to)[n], const T *from) {
+    Few<T, n> few = *reinterpret_cast<const Few<T, n> *>(from);
+    for (int i = 0; i < n; i++) to[i] = to_float(few.v[i]);
+}
+// Stores the values and leaves in them what was stored.
+template <class T, int n> DEVICE void store(T *to, float (&from)[n]) {
+    Few<T, n> few;
+    for (int i = 0; i < n; i++) few.v[i] = from_float<T>(from[i]), from[i] = to_float(few.v[i]);
+    *reinterpret_cast<Few<T, n> *>(to) = few;
+}
+
 // Which rows an operation works on: `backend::Rows`, its lists in device memory.
 struct RowSet {
     u32 examples, tangents, tokens, primal_count, tangent_count;
@@ -187,4 +211,12 @@ struct RowSet {
         return u64(examples) * primal_count + (k * examples + b) * tangent_count + i;
     }
     DEVICE u64 stream_row(u64 plane, u64 b, u64 token) const { return (plane * examples + b) * tokens + token; }
+    // Row of the stream that compact row r is.
+    DEVICE u64 stream_row(u64 r) const {
+        u64 primals = u64(examples) * primal_count;
+        if (r < primals) return stream_row(0, r / primal_count, primal[r % primal_count]);
+        r -= primals;
+        u64 row = r / tangent_count;
+        return stream_row(1 + row / examples, row % examples, tangent[r % tangent_count]);
+    }
 };
