@@ -122,6 +122,39 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// No CUDA device can be used.
+    #[error("no CUDA device: {0}; --device cpu does without")]
+    NoDevice(String),
+
+    /// Device memory could not be allocated.
+    #[error(
+        "{device}: cannot allocate {bytes} bytes for {what}: {free} of its {total} bytes are free; give a smaller --budget, or \
+         close what else uses the device"
+    )]
+    DeviceMemory {
+        /// The device.
+        device: String,
+        /// What the memory was for.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: u64,
+        /// Bytes that nobody uses.
+        free: u64,
+        /// All its bytes.
+        total: u64,
+    },
+
+    /// A device failed at something; what it was computing is lost, what is on the host is whole.
+    #[error("{device} failed at: {action}: {problem}; a run continues with --resume from what it saved last")]
+    Device {
+        /// The device.
+        device: String,
+        /// What it was to do: an infinitive, or an operation.
+        action: &'static str,
+        /// The driver's reason.
+        problem: String,
+    },
+
     /// A buffer does not fit what is left of the memory that was reserved.
     #[error(
         "{what} takes {bytes} bytes, and {left} are left of what was reserved; make the engine for the guess it is to run"

@@ -112,6 +112,8 @@ pub mod backend;
 pub mod classifier;
 mod container;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod data;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -373,8 +373,9 @@ fn an_engine_and_its_guess_are_one_reservation() {
     let before = reserved();
     let mut engine = native.engine_with_guess(layout, examples, tangents, kind).unwrap();
     let made = reserved();
-    let buffers = Sizes::new(&model.spec, layout, examples, tangents).buffers();
-    let buffers = buffers.into_iter().chain(guess::buffers(kind, &model.spec, layout, examples, tangents));
+    let needs = Sizes::new(&model.spec, layout, examples, tangents).needs();
+    let needs = needs.with(&guess::needs(kind, &model.spec, layout, examples, tangents));
+    let buffers = needs.buffers.into_iter().chain(needs.staging);
     let measured: usize = buffers.map(|len| (4 * len).next_multiple_of(64)).sum();
     assert_eq!((made.0 - before.0, made.1 - before.1), (1, measured));
     for _ in 0..2 {

@@ -9,13 +9,14 @@ mod rows;
 pub use rows::Rows;
 
 use crate::Result;
-use crate::model::{Activation, Mlp, ModelSpec};
+use crate::model::{Activation, Mlp, Model, ModelSpec};
 use crate::ops::Real;
 use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
 use std::ops::{DerefMut, Range};
 
-/// What linear layers multiply. Sums, results and everything else are f32 in both.
+/// What linear layers multiply, and on a GPU what everything is stored in. Statistics, softmax and sums are f32 in all; on the
+/// CPU so is everything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -24,6 +25,8 @@ pub enum Precision {
     F32,
     /// Weights and rows rounded to nearest bf16.
     Bf16,
+    /// Weights and rows rounded to nearest f16; on GPUs only.
+    F16,
 }
 
 impl std::fmt::Display for Precision {
@@ -104,6 +107,24 @@ pub struct Heads {
     pub dim: usize,
 }
 
+/// Elements of what is to be carved from an arena.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Of each buffer.
+    pub buffers: Vec<usize>,
+    /// Of each piece of host memory.
+    pub staging: Vec<usize>,
+}
+
+impl Needs {
+    /// These and `others`.
+    pub fn with(mut self, others: &Needs) -> Self {
+        self.buffers.extend(&others.buffers);
+        self.staging.extend(&others.staging);
+        self
+    }
+}
+
 /// Device operations of the dual pass and of one block's VJP. Formulas, FLOPs and bytes stand with the scalar
 /// reference in [`crate::ops`], under the same names.
 ///
@@ -131,15 +152,15 @@ pub trait Backend {
     fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         f()
     }
-    /// Memory for buffers and staging of `lens` elements each, obtained at once. Errors: [`crate::Error::OutOfMemory`].
-    fn reserve(&self, lens: &[usize]) -> Result<Self::Arena>;
+    /// Memory for all of `needs`, obtained at once. Errors: [`crate::Error::OutOfMemory`], [`crate::Error::DeviceMemory`].
+    fn reserve(&self, needs: &Needs) -> Result<Self::Arena>;
     /// `len` zeroed elements of `arena`. Errors: [`crate::Error::Arena`] when `arena` was not made for them.
     fn carve(&self, arena: &Self::Arena, len: usize) -> Result<Self::Buffer>;
     /// As [`Backend::carve`], for host memory.
     fn carve_staging(&self, arena: &Self::Arena, len: usize) -> Result<Self::Staging>;
     /// `len` zeroed elements in memory of their own. Errors: [`crate::Error::OutOfMemory`].
     fn buffer(&self, len: usize) -> Result<Self::Buffer> {
-        self.carve(&self.reserve(&[len])?, len)
+        self.carve(&self.reserve(&Needs { buffers: vec![len], staging: Vec::new() })?, len)
     }
     /// Obtains what the operations of a pass need besides their arguments, so that passes over up to `tokens` tokens
     /// with `tangents` tangents allocate nothing. Errors: [`crate::Error::OutOfMemory`].
@@ -147,11 +168,26 @@ pub trait Backend {
         let _ = (spec, tokens, tangents);
         Ok(())
     }
+    /// Called before the weights of `model` are asked for: a backend may obtain their memory at once. Errors: it is short.
+    fn begin_weights(&self, model: &Model) -> Result<()> {
+        let _ = model;
+        Ok(())
+    }
+    /// Called when all of them have been asked for.
+    fn end_weights(&self) -> Result<()> {
+        Ok(())
+    }
     /// A frozen `[rows, cols]` matrix, row-major.
     fn matrix(&self, rows: usize, cols: usize, data: Vec<Self::Elem>) -> Result<Self::Matrix>;
     /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored, or prepare it for the
-    /// ranges of `outputs` that [`Backend::linear`] will be asked for. Errors: a tensor cannot be read, or memory is short.
-    fn weights(&self, linear: &LinearRef, _outputs: &[Range<usize>]) -> Result<Self::Matrix> {
+    /// ranges of `outputs` that [`Backend::linear`] will be asked for. `block`: the one it belongs to; a backend may keep some
+    /// blocks at a time. Errors: a tensor cannot be read, or memory is short.
+    fn weights(
+        &self,
+        linear: &LinearRef,
+        _outputs: &[Range<usize>],
+        _block: Option<usize>,
+    ) -> Result<Self::Matrix> {
         self.matrix(linear.rows(), linear.cols(), linear.read()?)
     }
     /// A frozen vector.

@@ -6,7 +6,7 @@ use super::rows::for_ranges;
 use super::{CpuBackend, Matrix, Precision, Vector, lock, vector_len};
 use super::{activation, attention, attention_vjp, embed, norm, residual, vector};
 use crate::Result;
-use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
+use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
 use crate::memory::Arena;
 use crate::model::{Mlp, ModelSpec};
 use crate::weights::{LinearRef, VectorRef};
@@ -34,8 +34,9 @@ impl Backend for CpuBackend {
         self.pool.install(f)
     }
 
-    fn reserve(&self, lens: &[usize]) -> Result<Arena> {
-        let bytes = lens.iter().fold(0, |sum: usize, &len| sum.saturating_add(Buffer::bytes(len)));
+    fn reserve(&self, needs: &Needs) -> Result<Arena> {
+        let lens = needs.buffers.iter().chain(&needs.staging);
+        let bytes = lens.fold(0, |sum: usize, &len| sum.saturating_add(Buffer::bytes(len)));
         Arena::reserve(bytes, "the buffers of the passes")
     }
 
@@ -56,7 +57,7 @@ impl Backend for CpuBackend {
         Ok(Matrix::from_values(rows, cols, data))
     }
 
-    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>]) -> Result<Matrix> {
+    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>], _block: Option<usize>) -> Result<Matrix> {
         let mut matrix = Matrix::mapped(&linear.weight, linear.cols())?;
         if self.resident {
             self.gemm.pack(&self.pool, &mut matrix, outputs)?;

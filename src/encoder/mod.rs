@@ -18,7 +18,7 @@ pub use flops::{Flops, attention_flops};
 pub use vjp::HeadGradient;
 pub use weights::{Block, Weights, products, weight_bytes};
 
-use crate::backend::{At, Backend, Heads, PatchGrid, hidden_columns};
+use crate::backend::{At, Backend, Heads, Needs, PatchGrid, hidden_columns};
 use crate::model::{FinalNorm, ModelSpec, PromptLayout};
 use crate::{Error, Result};
 use layout::Geometry;
@@ -42,8 +42,10 @@ pub struct Pass<'a, T> {
 pub struct Sizes {
     /// Tokens T, prompts included.
     pub tokens: usize,
-    /// One of the two dual buffers `[1+K, B, T, d]`.
+    /// A dual buffer `[1+K, m, T, d]` of the m examples that go through a block at a time.
     pub stream: usize,
+    /// Such buffers that hold all examples between blocks.
+    pub streams: usize,
     /// The workspace: the widest of patches, q, k and v, and the MLP's hidden rows.
     pub work: usize,
     /// Head inputs `[1+K, B, D]`, before and after `fc_norm`.
@@ -53,25 +55,39 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// For passes of up to `examples` examples and `tangents` tangents.
+    /// For passes of up to `examples` examples, all through a block at once, and `tangents` tangents.
     pub fn new(spec: &ModelSpec, prompts: PromptLayout, examples: usize, tangents: usize) -> Self {
+        Sizes::by_blocks(spec, prompts, examples, examples, tangents)
+    }
+
+    /// As [`Sizes::new`], `chunk` examples through a block at a time.
+    pub fn by_blocks(
+        spec: &ModelSpec,
+        prompts: PromptLayout,
+        examples: usize,
+        chunk: usize,
+        tangents: usize,
+    ) -> Self {
+        let chunk = chunk.clamp(1, examples.max(1));
         let tokens = spec.tokens(prompts.prompts);
-        let planes = (1 + tangents) * examples;
+        let planes = (1 + tangents) * chunk;
         let wide = (3 * spec.width).max(spec.hidden * hidden_columns(spec.mlp));
-        let patch = examples * spec.patches() * spec.channels * spec.patch[0] * spec.patch[1];
+        let patch = chunk * spec.patches() * spec.channels * spec.patch[0] * spec.patch[1];
         Sizes {
             tokens,
             stream: planes * tokens * spec.width,
+            streams: examples.div_ceil(chunk),
             work: (planes * tokens * wide).max(patch),
             pooled: planes * spec.head_width(),
-            staging: planes * prompts.prompts * spec.width,
+            staging: (1 + tangents) * examples * prompts.prompts * spec.width,
         }
     }
 
-    /// Every buffer of an encoder, in the order they are carved in.
-    pub fn buffers(&self) -> [usize; 6] {
-        let Sizes { stream, work, pooled, staging, .. } = *self;
-        [stream, stream, work, pooled, pooled, staging]
+    /// What an encoder carves.
+    pub fn needs(&self) -> Needs {
+        let Sizes { stream, streams, work, pooled, staging, .. } = *self;
+        let buffers = std::iter::repeat_n(stream, streams).chain([stream, work, pooled, pooled]).collect();
+        Needs { buffers, staging: vec![staging] }
     }
 }
 
@@ -86,7 +102,10 @@ pub struct Encoder<B: Backend> {
     arena: B::Arena,
     most_examples: usize,
     most_tangents: usize,
-    x: B::Buffer,
+    /// Examples that go through a block at a time.
+    chunk: usize,
+    /// Of each chunk.
+    x: Vec<B::Buffer>,
     y: B::Buffer,
     work: B::Buffer,
     /// Pooled tokens `[1+K, B, D]` before and after `fc_norm`.
@@ -99,32 +118,32 @@ pub struct Encoder<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Buffers for up to `examples` examples and `tangents` tangents a pass, in memory obtained at once; `guess`: elements of
-    /// the buffers that are to be carved from [`Encoder::arena`] later. Errors: the placement does not fit the model, or
-    /// memory is short.
+    /// Buffers for up to `examples` examples and `tangents` tangents a pass, in memory obtained at once; `guess`: what is to be
+    /// carved from [`Encoder::arena`] later. `chunk` examples go through a block at a time, all of them before the next block,
+    /// which changes no bit: fewer need less memory. Errors: the placement does not fit the model, or memory is short.
     pub fn new(
         backend: Arc<B>,
         weights: Arc<Weights<B>>,
         prompts: PromptLayout,
-        examples: usize,
-        tangents: usize,
-        guess: &[usize],
+        [examples, chunk, tangents]: [usize; 3],
+        guess: &Needs,
     ) -> Result<Self> {
         let spec = &weights.spec;
         prompts.check(spec)?;
         backend.reserve_scratch(spec, spec.tokens(prompts.prompts), tangents)?;
-        let sizes = Sizes::new(spec, prompts, examples, tangents).buffers();
-        let arena = backend.reserve(&[&sizes, guess].concat())?;
-        let [x, y, work, pooled, head_input, staging] = sizes;
+        let sizes = Sizes::by_blocks(spec, prompts, examples, chunk, tangents);
+        let arena = backend.reserve(&sizes.needs().with(guess))?;
+        let Sizes { stream, streams, work, pooled, staging, .. } = sizes;
         Ok(Encoder {
-            x: backend.carve(&arena, x)?,
-            y: backend.carve(&arena, y)?,
+            x: (0..streams).map(|_| backend.carve(&arena, stream)).collect::<Result<_>>()?,
+            y: backend.carve(&arena, stream)?,
             work: backend.carve(&arena, work)?,
             pooled: backend.carve(&arena, pooled)?,
-            head_input: backend.carve(&arena, head_input)?,
+            head_input: backend.carve(&arena, pooled)?,
             staging: backend.carve_staging(&arena, staging)?,
             arena,
             geometries: Vec::new(),
+            chunk: chunk.clamp(1, examples.max(1)),
             most_examples: examples,
             most_tangents: tangents,
             tape: None,
@@ -183,11 +202,27 @@ impl<B: Backend> Encoder<B> {
         tangents: &mut TangentSource<B::Elem>,
         head_input: &mut [B::Elem],
     ) -> Result<()> {
-        let geometry = self.geometry(&pass)?;
-        expect("head inputs", (1 + pass.tangents) * geometry.examples * self.spec().head_width(), head_input.len())?;
-        self.embed(&geometry, pass.images)?;
-        self.run_blocks(&geometry, pass.prompts, tangents, false)?;
-        self.backend.read(&self.head_input, 0, head_input)
+        let examples = self.examples(&pass)?;
+        let (width, planes) = (self.spec().head_width(), 1 + pass.tangents);
+        expect("head inputs", planes * examples * width, head_input.len())?;
+        let chunks = self.chunks(&pass, examples)?;
+        for (c, images) in pass.images.chunks(self.chunk * self.image_len()).enumerate() {
+            self.embed(chunks.of(c), images, c)?;
+        }
+        self.run_blocks(chunks.clone(), pass.prompts, tangents, false)?;
+        for c in 0..chunks.count {
+            let g = chunks.of(c);
+            self.pool(g, c)?;
+            if chunks.count == 1 {
+                return self.backend.read(&self.head_input, 0, head_input);
+            }
+            let len = g.examples * width;
+            for plane in 0..planes {
+                let to = (plane * examples + c * self.chunk) * width;
+                self.backend.read(&self.head_input, plane * len, &mut head_input[to..][..len])?;
+            }
+        }
+        Ok(())
     }
 
     /// Forward pass without tangents: head inputs `[B, D]`.
@@ -195,10 +230,11 @@ impl<B: Backend> Encoder<B> {
         self.dual(Pass { images, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
     }
 
-    fn geometry(&mut self, pass: &Pass<B::Elem>) -> Result<Arc<Geometry>> {
+    /// Examples of a pass that fits.
+    fn examples(&self, pass: &Pass<B::Elem>) -> Result<usize> {
         let examples = pass.images.len() / self.image_len();
         expect("images", examples * self.image_len(), pass.images.len())?;
-        let layout = if pass.prompts.is_empty() { PromptLayout::NONE } else { self.prompts };
+        let layout = self.layout(pass);
         expect("prompts", layout.parameters(self.spec()), pass.prompts.len())?;
         if examples == 0 || examples > self.most_examples {
             return Err(Error::Shape {
@@ -218,17 +254,34 @@ impl<B: Backend> Encoder<B> {
                 found: pass.tangents.to_string(),
             });
         }
-        let wanted = (layout, examples, pass.tangents);
-        if let Some(known) = self.geometries.iter().find(|g| (g.layout, g.examples, g.tangents) == wanted) {
-            return Ok(known.clone());
-        }
-        let geometry = Arc::new(Geometry::new(self.spec(), layout, examples, pass.tangents));
-        self.geometries.push(geometry.clone());
-        Ok(geometry)
+        Ok(examples)
     }
 
-    /// Images to the tokens block 0 reads, prompt rows left as they are.
-    fn embed(&mut self, g: &Geometry, images: &[B::Elem]) -> Result<()> {
+    /// The placement in force.
+    fn layout(&self, pass: &Pass<B::Elem>) -> PromptLayout {
+        if pass.prompts.is_empty() { PromptLayout::NONE } else { self.prompts }
+    }
+
+    /// How the examples of a pass go through the blocks.
+    fn chunks(&mut self, pass: &Pass<B::Elem>, examples: usize) -> Result<Chunks> {
+        let (layout, count) = (self.layout(pass), examples.div_ceil(self.chunk));
+        let last = examples - (count - 1) * self.chunk;
+        let whole = self.geometry(layout, examples.min(self.chunk), pass.tangents);
+        Ok(Chunks { whole, last: self.geometry(layout, last, pass.tangents), count })
+    }
+
+    fn geometry(&mut self, layout: PromptLayout, examples: usize, tangents: usize) -> Arc<Geometry> {
+        let wanted = (layout, examples, tangents);
+        if let Some(known) = self.geometries.iter().find(|g| (g.layout, g.examples, g.tangents) == wanted) {
+            return known.clone();
+        }
+        let geometry = Arc::new(Geometry::new(self.spec(), layout, examples, tangents));
+        self.geometries.push(geometry.clone());
+        geometry
+    }
+
+    /// Images of chunk `c` to the tokens block 0 reads, prompt rows left as they are.
+    fn embed(&mut self, g: &Geometry, images: &[B::Elem], c: usize) -> Result<()> {
         let (backend, weights) = (&*self.backend, &*self.weights);
         let spec = &weights.spec;
         let grid = PatchGrid { channels: spec.channels, image: spec.image, patch: spec.patch };
@@ -236,41 +289,58 @@ impl<B: Backend> Encoder<B> {
         backend.patches(grid, g.examples, images, &mut self.work)?;
         let patches = At::start(&self.work, grid.patch_len());
         backend.linear(rows, rows, &weights.patch, 0..spec.width, patches, &mut self.y, 0)?;
-        backend.embed(&g.image, grid.len(), spec.width, &self.y, &weights.constant, &mut self.x)?;
+        backend.embed(&g.image, grid.len(), spec.width, &self.y, &weights.constant, &mut self.x[c])?;
         if let Some(norm) = &weights.pre_norm {
-            backend.norm(&g.image, norm, &self.x, &mut self.y)?;
-            backend.scatter(&g.image, spec.width, &self.y, &mut self.x)?;
+            backend.norm(&g.image, norm, &self.x[c], &mut self.y)?;
+            backend.scatter(&g.image, spec.width, &self.y, &mut self.x[c])?;
         }
         Ok(())
     }
 
-    /// All blocks, the final norms and pooling. With `record`, every block input from ℓ on is kept for the VJP.
+    /// All blocks, each over all chunks before the next. With `record`, every block input from ℓ on is kept for the VJP. With
+    /// one chunk, y holds what is pooled.
     fn run_blocks(
         &mut self,
-        g: &Geometry,
+        chunks: Chunks,
         prompts: &[B::Elem],
         tangents: &mut TangentSource<B::Elem>,
         record: bool,
     ) -> Result<()> {
         let weights = self.weights.clone();
-        let width = weights.spec.width;
         let mut normed = false;
         for (i, block) in weights.blocks.iter().enumerate() {
-            if let Some(set) = g.layout.entering(i) {
-                self.place_prompts(g, set, prompts, tangents)?;
+            let layout = chunks.whole.layout;
+            if let Some(set) = layout.entering(i) {
+                self.draw(&chunks, set, prompts, tangents)?;
             }
-            if record && i >= g.layout.insert_at {
-                self.record(g, i)?;
+            for c in 0..chunks.count {
+                let g = chunks.of(c);
+                if let Some(set) = layout.entering(i) {
+                    self.place_prompts(&chunks, c, set)?;
+                }
+                if record && i >= layout.insert_at {
+                    self.record(g, i)?;
+                }
+                let next = weights.blocks.get(i + 1).map(|b| &b.norm1);
+                let next = if next.is_some() { next.filter(|_| g.blocks[i].fuse_next) } else { weights.norm.as_ref() };
+                // What y holds for the next block must not be another chunk's.
+                let next = next.filter(|_| chunks.count == 1);
+                self.block(block, &g.blocks[i], c, normed, next)?;
+                normed = next.is_some();
             }
-            let next = weights.blocks.get(i + 1).map(|b| &b.norm1);
-            let next = if next.is_some() { next.filter(|_| g.blocks[i].fuse_next) } else { weights.norm.as_ref() };
-            self.block(block, &g.blocks[i], normed, next)?;
-            normed = next.is_some();
         }
+        Ok(())
+    }
+
+    /// The final norms and pooling of chunk `c`: its head inputs.
+    fn pool(&mut self, g: &Geometry, c: usize) -> Result<()> {
+        let (backend, weights) = (&*self.backend, &*self.weights);
+        let width = weights.spec.width;
         let Some(last) = g.blocks.last() else { return Ok(()) };
-        let backend = &*self.backend;
-        if !normed {
-            backend.gather(&last.out, width, &self.x, None, &mut self.y)?;
+        match &weights.norm {
+            Some(norm) if self.x.len() > 1 => backend.norm(&last.out, norm, &self.x[c], &mut self.y)?,
+            Some(_) => {}
+            None => backend.gather(&last.out, width, &self.x[c], None, &mut self.y)?,
         }
         match &weights.fc_norm {
             None => backend.pool(&last.out, width, &g.groups, &self.y, &mut self.head_input),
@@ -281,41 +351,55 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    /// Writes a set's values into the prompt rows of every example, and its tangents into planes 1..K.
-    fn place_prompts(
+    /// A set's values and tangents, for all examples: into `staging`.
+    fn draw(
         &mut self,
-        g: &Geometry,
+        chunks: &Chunks,
         set: usize,
         prompts: &[B::Elem],
         tangents: &mut TangentSource<B::Elem>,
     ) -> Result<()> {
-        let width = self.weights.spec.width;
-        let len = g.layout.prompts * width;
+        let Geometry { layout, tangents: count, .. } = *chunks.whole;
+        let (len, examples) = (layout.prompts * self.weights.spec.width, chunks.examples());
         let values = &prompts[set * len..][..len];
-        let (primal, rest) = self.staging.split_at_mut(g.examples * len);
+        let (primal, rest) = self.staging.split_at_mut(examples * len);
         primal.chunks_exact_mut(len).for_each(|to| to.copy_from_slice(values));
-        if g.tangents > 0 {
-            tangents(set, &mut rest[..g.tangents * g.examples * len])?;
-            if set == 0 {
-                let plane = g.examples * g.tokens * width;
-                self.backend.zero(&mut self.x, plane..(1 + g.tangents) * plane)?;
-            }
-        }
-        self.backend.write(&mut self.y, 0, &self.staging[..(1 + g.tangents) * g.examples * len])?;
-        self.backend.scatter(&g.prompts, width, &self.y, &mut self.x)
+        if count > 0 { tangents(set, &mut rest[..count * examples * len]) } else { Ok(()) }
     }
 
-    /// One block. `normed`: y already holds LN1 of the rows. `next`: norm to leave in y for the rows of `out`.
+    /// Writes what was drawn into the prompt rows of chunk `c`, and its tangents into planes 1..K.
+    fn place_prompts(&mut self, chunks: &Chunks, c: usize, set: usize) -> Result<()> {
+        let g = chunks.of(c);
+        let (width, planes) = (self.weights.spec.width, 1 + g.tangents);
+        let len = g.layout.prompts * width;
+        if g.tangents > 0 && set == 0 {
+            let plane = g.examples * g.tokens * width;
+            self.backend.zero(&mut self.x[c], plane..planes * plane)?;
+        }
+        if chunks.count == 1 {
+            self.backend.write(&mut self.y, 0, &self.staging[..planes * g.examples * len])?;
+        } else {
+            for plane in 0..planes {
+                let from = (plane * chunks.examples() + c * self.chunk) * len;
+                let values = &self.staging[from..][..g.examples * len];
+                self.backend.write(&mut self.y, plane * g.examples * len, values)?;
+            }
+        }
+        self.backend.scatter(&g.prompts, width, &self.y, &mut self.x[c])
+    }
+
+    /// One block over chunk `c`. `normed`: y already holds LN1 of the rows. `next`: norm to leave in y for the rows of `out`.
     fn block(
         &mut self,
         block: &Block<B>,
         rows: &layout::BlockRows,
+        c: usize,
         normed: bool,
         next: Option<&crate::backend::Norm<B::Vector>>,
     ) -> Result<()> {
         let backend = &*self.backend;
         let spec = &self.weights.spec;
-        let (x, y, work) = (&mut self.x, &mut self.y, &mut self.work);
+        let (x, y, work) = (&mut self.x[c], &mut self.y, &mut self.work);
         let d = spec.width;
         let heads = Heads { count: spec.heads, dim: spec.head_dim() };
 
@@ -347,6 +431,29 @@ impl<B: Backend> Encoder<B> {
     /// Whether `norm` runs before pooling.
     fn norm_before_pool(&self) -> bool {
         matches!(self.spec().final_norm, FinalNorm::BeforePool | FinalNorm::Both)
+    }
+}
+
+/// How the examples of a pass go through the blocks: in chunks of equal size, but for the last.
+#[derive(Clone)]
+struct Chunks {
+    whole: Arc<Geometry>,
+    last: Arc<Geometry>,
+    count: usize,
+}
+
+impl Chunks {
+    /// All at once.
+    fn one(g: &Arc<Geometry>) -> Self {
+        Chunks { whole: g.clone(), last: g.clone(), count: 1 }
+    }
+
+    fn of(&self, c: usize) -> &Geometry {
+        if c + 1 < self.count { &self.whole } else { &self.last }
+    }
+
+    fn examples(&self) -> usize {
+        (self.count - 1) * self.whole.examples + self.last.examples
     }
 }
 

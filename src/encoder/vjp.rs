@@ -3,11 +3,12 @@
 //! never calls it, and its memory grows with depth as theirs does not.
 
 use super::layout::Geometry;
-use super::{Block, Encoder, Pass, expect};
-use crate::Result;
-use crate::backend::{At, Backend, Heads, Rows, hidden_columns};
+use super::{Block, Chunks, Encoder, Pass, expect};
+use crate::{Error, Result};
+use crate::backend::{At, Backend, Heads, Needs, Rows, hidden_columns};
 use crate::weights::Element;
 use num_traits::Zero;
+use std::sync::Arc;
 
 /// Buffers of the VJP.
 pub(super) struct Tape<B: Backend> {
@@ -41,7 +42,7 @@ impl<B: Backend> Encoder<B> {
         head_gradient: &mut HeadGradient<B::Elem>,
         grads: &mut [B::Elem],
     ) -> Result<()> {
-        let g = self.geometry(&Pass { images, prompts, tangents: 0 })?;
+        let g = self.whole(images, prompts)?;
         expect("gradients", g.examples * prompts.len(), grads.len())?;
         self.record_forward(&g, images, prompts)?;
 
@@ -66,7 +67,7 @@ impl<B: Backend> Encoder<B> {
         block: usize,
         cotangent: &mut [B::Elem],
     ) -> Result<()> {
-        let g = self.geometry(&Pass { images, prompts, tangents: 0 })?;
+        let g = self.whole(images, prompts)?;
         expect("cotangent", g.examples * g.tokens * self.spec().width, cotangent.len())?;
         self.record_forward(&g, images, prompts)?;
         let mut tape = self.tape.take().expect("made by record_forward");
@@ -81,12 +82,25 @@ impl<B: Backend> Encoder<B> {
         done
     }
 
-    fn record_forward(&mut self, g: &Geometry, images: &[B::Elem], prompts: &[B::Elem]) -> Result<()> {
+    /// Row sets of a pass whose examples all go through a block at once.
+    fn whole(&mut self, images: &[B::Elem], prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
+        let pass = Pass { images, prompts, tangents: 0 };
+        let examples = self.examples(&pass)?;
+        if self.x.len() > 1 {
+            let expected = format!("an engine for {} examples, all of which go through a block at once", self.chunk);
+            let found = format!("one for {}", self.most_examples);
+            return Err(Error::Shape { what: "engine of an exact gradient", expected, found });
+        }
+        Ok(self.chunks(&pass, examples)?.whole)
+    }
+
+    fn record_forward(&mut self, g: &Arc<Geometry>, images: &[B::Elem], prompts: &[B::Elem]) -> Result<()> {
         if self.tape.is_none() {
             self.tape = Some(self.new_tape()?);
         }
-        self.embed(g, images)?;
-        self.run_blocks(g, prompts, &mut |_, _| Ok(()), true)
+        self.embed(g, images, 0)?;
+        self.run_blocks(Chunks::one(g), prompts, &mut |_, _| Ok(()), true)?;
+        self.pool(g, 0)
     }
 
     fn new_tape(&self) -> Result<Tape<B>> {
@@ -94,10 +108,10 @@ impl<B: Backend> Encoder<B> {
         let rows = self.most_examples * spec.tokens(self.prompts.prompts);
         let columns = spec.hidden * hidden_columns(spec.mlp);
         let (inputs, d) = (spec.depth - self.prompts.insert_at, spec.width);
-        let widths = [d, d, 3 * d, columns.max(3 * d), d, spec.hidden, d];
-        let lens: Vec<usize> = std::iter::repeat_n(d, inputs).chain(widths).map(|width| rows * width).collect();
-        let arena = self.backend.reserve(&lens)?;
-        let [dx, middle, qkv, wide, narrow, hidden, host] = widths.map(|width| rows * width);
+        let widths = [d, d, 3 * d, columns.max(3 * d), d, spec.hidden];
+        let buffers = std::iter::repeat_n(d, inputs).chain(widths).map(|width| rows * width).collect();
+        let arena = self.backend.reserve(&Needs { buffers, staging: vec![rows * d] })?;
+        let [dx, middle, qkv, wide, narrow, hidden] = widths.map(|width| rows * width);
         let carve = |len| self.backend.carve(&arena, len);
         Ok(Tape {
             inputs: (0..inputs).map(|_| carve(rows * d)).collect::<Result<_>>()?,
@@ -107,7 +121,7 @@ impl<B: Backend> Encoder<B> {
             wide: carve(wide)?,
             narrow: carve(narrow)?,
             hidden: carve(hidden)?,
-            host: self.backend.carve_staging(&arena, host)?,
+            host: self.backend.carve_staging(&arena, rows * d)?,
         })
     }
 
@@ -116,7 +130,7 @@ impl<B: Backend> Encoder<B> {
         let rows = Rows::full(g.examples, 0, g.tokens);
         let width = self.weights.spec.width;
         let tape = self.tape.as_mut().expect("made by record_forward");
-        self.backend.gather(&rows, width, &self.x, None, &mut tape.inputs[i - self.prompts.insert_at])
+        self.backend.gather(&rows, width, &self.x[0], None, &mut tape.inputs[i - self.prompts.insert_at])
     }
 
     /// From the head input's gradient `df` down to the prompts.
@@ -173,7 +187,7 @@ impl<B: Backend> Encoder<B> {
         }
         backend.write(&mut tape.narrow, 0, host)?;
         match weights.norm.as_ref().filter(|_| self.norm_before_pool()) {
-            Some(norm) => backend.norm_vjp(&rows, norm, &self.x, &tape.narrow, &mut tape.dx),
+            Some(norm) => backend.norm_vjp(&rows, norm, &self.x[0], &tape.narrow, &mut tape.dx),
             None => backend.scatter(&rows, d, &tape.narrow, &mut tape.dx),
         }
     }

@@ -38,15 +38,19 @@ impl<B: Backend> Weights<B> {
         let vit = &model.vit;
         let eps = spec.norm_eps;
         let norm = |norm: &NormRef| load_norm(backend, norm, eps);
-        Ok(Weights {
-            patch: load_linear(backend, &vit.patch, &whole(&vit.patch))?,
+        backend.begin_weights(model)?;
+        let blocks = vit.blocks.iter().enumerate();
+        let weights = Weights {
+            patch: load_linear(backend, &vit.patch, &whole(&vit.patch), None)?,
             constant: backend.vector(constant_tokens(model)?)?,
             pre_norm: vit.pre_norm.as_ref().map(norm).transpose()?,
-            blocks: vit.blocks.iter().map(|block| load_block(backend, block, eps)).collect::<Result<_>>()?,
+            blocks: blocks.map(|(i, block)| load_block(backend, block, eps, i)).collect::<Result<_>>()?,
             norm: vit.norm.as_ref().map(norm).transpose()?,
             fc_norm: vit.fc_norm.as_ref().map(norm).transpose()?,
             spec,
-        })
+        };
+        backend.end_weights()?;
+        Ok(weights)
     }
 
     /// What the encoder looks like.
@@ -55,18 +59,19 @@ impl<B: Backend> Weights<B> {
     }
 }
 
-fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64) -> Result<Block<B>> {
+fn load_block<B: Backend>(backend: &B, block: &BlockRef, eps: f64, index: usize) -> Result<Block<B>> {
+    let of = Some(index);
     let scale = |t: &Option<TensorRef>| -> Result<Option<B::Vector>> {
         t.as_ref().map(|t| backend.stored_vector(&t.into())).transpose()
     };
     Ok(Block {
         norm1: load_norm(backend, &block.norm1, eps)?,
-        qkv: load_linear(backend, &block.qkv, &query_and_rest(&block.qkv))?,
-        proj: load_linear(backend, &block.proj, &whole(&block.proj))?,
+        qkv: load_linear(backend, &block.qkv, &query_and_rest(&block.qkv), of)?,
+        proj: load_linear(backend, &block.proj, &whole(&block.proj), of)?,
         scale1: scale(&block.scale1)?,
         norm2: load_norm(backend, &block.norm2, eps)?,
-        fc1: load_linear(backend, &block.fc1, &whole(&block.fc1))?,
-        fc2: load_linear(backend, &block.fc2, &whole(&block.fc2))?,
+        fc1: load_linear(backend, &block.fc1, &whole(&block.fc1), of)?,
+        fc2: load_linear(backend, &block.fc2, &whole(&block.fc2), of)?,
         scale2: scale(&block.scale2)?,
     })
 }
@@ -76,9 +81,10 @@ fn load_linear<B: Backend>(
     backend: &B,
     linear: &LinearRef,
     outputs: &[Range<usize>],
+    block: Option<usize>,
 ) -> Result<Linear<B::Matrix, B::Vector>> {
     let bias = linear.bias().map(|bias| backend.stored_vector(&bias)).transpose()?;
-    Ok(Linear { weight: backend.weights(linear, outputs)?, bias })
+    Ok(Linear { weight: backend.weights(linear, outputs, block)?, bias })
 }
 
 #[expect(clippy::single_range_in_vec_init, reason = "one range of outputs is meant")]

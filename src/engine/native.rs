@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct Native<B: Backend> {
     backend: Arc<B>,
     weights: Arc<Weights<B>>,
+    /// Examples that go through a block at a time.
+    chunk: usize,
 }
 
 /// Loads `model` onto the CPU. Errors: tensors cannot be read, memory is short, `FORETUNE_ISA` names an instruction set this
@@ -26,7 +28,18 @@ impl<B: Backend> Native<B> {
     /// Loads `model` onto `backend`.
     pub fn load(backend: B, model: &Model) -> Result<Self> {
         let weights = Arc::new(Weights::load(&backend, model)?);
-        Ok(Native { backend: Arc::new(backend), weights })
+        Ok(Native { backend: Arc::new(backend), weights, chunk: usize::MAX })
+    }
+
+    /// Engines made from now on let at most `chunk` examples of a pass through a block at a time, and all of them before the
+    /// next block: weights that do not stay on the device are then brought once a pass. No bit of a result depends on it.
+    pub fn by_blocks(self, chunk: usize) -> Self {
+        Native { chunk: chunk.max(1), ..self }
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// What the model looks like.
@@ -53,8 +66,9 @@ impl<B: Backend> Native<B> {
         tangents: usize,
         guess: GuessKind,
     ) -> Result<Encoder<B>> {
-        let guess = guess::buffers(guess, self.spec(), layout, examples, tangents);
-        Encoder::new(self.backend.clone(), self.weights.clone(), layout, examples, tangents, &guess)
+        let guess = guess::needs(guess, self.spec(), layout, examples, tangents);
+        let extent = [examples, self.chunk.min(examples), tangents];
+        Encoder::new(self.backend.clone(), self.weights.clone(), layout, extent, &guess)
     }
 }
 

@@ -13,23 +13,24 @@ pub use directional::Directional;
 pub use weight_transpose::WeightTranspose;
 
 use crate::Result;
+use crate::backend::Needs;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::tune::GuessKind;
 
-/// Elements of the buffers that the guess of this kind carves, in passes of up to `examples` examples and `tangents` tangents.
-pub fn buffers(
+/// What the guess of this kind carves, in passes of up to `examples` examples and `tangents` tangents.
+pub fn needs(
     kind: GuessKind,
     spec: &ModelSpec,
     layout: PromptLayout,
     examples: usize,
     tangents: usize,
-) -> Vec<usize> {
+) -> Needs {
     match kind {
         GuessKind::WeightTranspose => {
             let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);
-            weight_transpose::buffers(spec, layout, chunk).into()
+            weight_transpose::needs(spec, layout, chunk)
         }
-        GuessKind::Activation | GuessKind::Directional | GuessKind::Backprop | GuessKind::None => Vec::new(),
+        GuessKind::Activation | GuessKind::Directional | GuessKind::Backprop | GuessKind::None => Needs::default(),
     }
 }
 

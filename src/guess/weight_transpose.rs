@@ -10,7 +10,7 @@
 
 use super::Guess;
 use crate::Result;
-use crate::backend::{At, Backend};
+use crate::backend::{At, Backend, Needs};
 use crate::encoder::Weights;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::ops::norm;
@@ -25,10 +25,15 @@ pub fn chunk(examples: usize, tangents: usize, prompts: usize) -> usize {
     (examples * tangents.max(1) * prompts).clamp(prompts.max(LEAST), MOST.max(prompts))
 }
 
-/// Elements of the buffers that [`WeightTranspose::new`] carves, for the same `chunk`.
-pub fn buffers(spec: &ModelSpec, layout: PromptLayout, chunk: usize) -> [usize; 4] {
-    let rows = chunk.max(layout.prompts) * 3 * spec.width;
-    [rows, rows, rows, layout.parameters(spec)]
+/// What [`WeightTranspose::new`] carves, for the same `chunk`.
+pub fn needs(spec: &ModelSpec, layout: PromptLayout, chunk: usize) -> Needs {
+    let rows = rows(spec, layout, chunk);
+    Needs { buffers: vec![rows, rows], staging: vec![rows, layout.parameters(spec)] }
+}
+
+/// Elements of `chunk` rows of noise.
+fn rows(spec: &ModelSpec, layout: PromptLayout, chunk: usize) -> usize {
+    chunk.max(layout.prompts) * 3 * spec.width
 }
 
 /// One set's layer.
@@ -68,7 +73,7 @@ struct Products<B: Backend<Elem = f32>> {
 
 impl<B: Backend<Elem = f32>> WeightTranspose<B> {
     /// The guess for prompts placed by `layout`, mapping up to `chunk` rows of noise at a time (at least p). Errors:
-    /// `arena` has no room for its [buffers](super::buffers).
+    /// `arena` has no room for its [needs](super::needs).
     pub fn new(
         backend: Arc<B>,
         weights: Arc<Weights<B>>,
@@ -77,11 +82,12 @@ impl<B: Backend<Elem = f32>> WeightTranspose<B> {
         arena: &B::Arena,
     ) -> Result<Self> {
         let depth = weights.spec().depth;
-        let [input, output, host, values] = buffers(weights.spec(), layout, chunk);
+        let rows = rows(weights.spec(), layout, chunk);
+        let values = layout.parameters(weights.spec());
         let products = Products {
-            input: backend.carve(arena, input)?,
-            output: backend.carve(arena, output)?,
-            host: backend.carve_staging(arena, host)?,
+            input: backend.carve(arena, rows)?,
+            output: backend.carve(arena, rows)?,
+            host: backend.carve_staging(arena, rows)?,
             chunk: chunk.max(layout.prompts),
             width: weights.spec().width,
             backend: backend.clone(),

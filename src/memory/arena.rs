@@ -1,5 +1,6 @@
 //! One piece of memory, obtained at once, that the buffers of a run are carved from.
 
+use super::free::Free;
 use crate::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
 use std::ops::Range;
@@ -21,8 +22,8 @@ pub struct Part {
 struct Memory {
     start: NonNull<u8>,
     layout: Layout,
-    /// What no part holds: ascending, neither empty nor touching.
-    free: Mutex<Vec<Range<usize>>>,
+    /// What no part holds.
+    free: Mutex<Free>,
 }
 
 // SAFETY: the memory is reached through parts only, whose ranges are disjoint.
@@ -58,7 +59,7 @@ impl Arena {
         if size == 0 {
             return Ok(self.part(0..0));
         }
-        let start = self.memory.take(size).map_err(|left| Error::Arena { what, bytes, left })?;
+        let start = self.memory.free().take(size).map_err(|left| Error::Arena { what, bytes, left })?;
         let mut part = self.part(start..start + size);
         // SAFETY: the range lies within the memory and is this part's alone.
         unsafe { part.start_mut().write_bytes(0, size) };
@@ -86,7 +87,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.range.is_empty() {
-            self.memory.put_back(self.range.clone());
+            self.memory.free().put_back(self.range.clone());
         }
     }
 }
@@ -102,36 +103,10 @@ impl Memory {
         let start = NonNull::new(unsafe { alloc(layout) })?;
         advise_huge_pages(start, layout.size());
         let whole = 0..layout.size();
-        Some(Memory { start, layout, free: Mutex::new(Vec::from([whole])) })
+        Some(Memory { start, layout, free: Mutex::new(Free::new(whole)) })
     }
 
-    /// Where `size` free bytes start that are now taken, or how many there are in one piece.
-    fn take(&self, size: usize) -> Result<usize, usize> {
-        let mut free = self.free();
-        let Some(at) = free.iter().position(|range| range.len() >= size) else {
-            return Err(free.iter().map(Range::len).max().unwrap_or(0));
-        };
-        let start = free[at].start;
-        free[at].start += size;
-        if free[at].is_empty() {
-            free.remove(at);
-        }
-        Ok(start)
-    }
-
-    fn put_back(&self, range: Range<usize>) {
-        let mut free = self.free();
-        let at = free.partition_point(|before| before.start < range.start);
-        free.insert(at, range);
-        if at + 1 < free.len() && free[at + 1].start == free[at].end {
-            free[at].end = free.remove(at + 1).end;
-        }
-        if at > 0 && free[at - 1].end == free[at].start {
-            free[at - 1].end = free.remove(at).end;
-        }
-    }
-
-    fn free(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

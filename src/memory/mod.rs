@@ -2,6 +2,7 @@
 
 mod arena;
 mod budget;
+pub(crate) mod free;
 mod plan;
 
 pub use arena::{Arena, Part};

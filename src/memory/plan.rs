@@ -1,7 +1,7 @@
 //! From a job to exact bytes, before anything is allocated. The derivation is in `docs/memory.md`.
 
 use super::Budget;
-use crate::backend::hidden_columns;
+use crate::backend::{Needs, hidden_columns};
 use crate::cpu::{self, CpuOptions};
 use crate::data::{Dataset, MAX_BYTES, decode_bytes};
 use crate::encoder::{self, Sizes};
@@ -169,21 +169,24 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         _ => sizes.staging as u64 * F32,
     };
     let carved = |lens: &[usize]| lens.iter().map(|&len| cpu::memory::Buffer::bytes(len) as u64).sum::<u64>();
-    let guess = guess + carved(&guess::buffers(options.guess, spec, layout, micro_batch, tangents));
-    let [x, y, work, pooled, head_input, staging] = sizes.buffers();
+    let guess = {
+        let Needs { buffers, staging } = guess::needs(options.guess, spec, layout, micro_batch, tangents);
+        guess + carved(&buffers) + carved(&staging)
+    };
+    let Sizes { stream, work, pooled, staging, .. } = sizes;
     vec![
         Line {
             name: "weights",
             bytes: encoder::weight_bytes(model) + cpu::vector_bytes(spec) + cpu::resident_bytes(model, job.cpu),
         },
-        Line { name: "dual buffers", bytes: carved(&[x, y]) },
+        Line { name: "dual buffers", bytes: carved(&[stream, stream]) },
         Line { name: "workspace", bytes: carved(&[work]) },
         Line {
             name: "kernels",
             bytes: cpu::scratch_bytes(spec, job.cpu.precision, sizes.tokens, tangents, options.guess)
                 * job.cpu.threads.max(1) as u64,
         },
-        Line { name: "head inputs, logits, images", bytes: carved(&[pooled, head_input, staging]) + step * F32 },
+        Line { name: "head inputs, logits, images", bytes: carved(&[pooled, pooled, staging]) + step * F32 },
         Line { name: "guess", bytes: guess },
         Line { name: "prompts and optimizer", bytes: state(parameters) + parameters * F64 },
         Line { name: "head", bytes: head_state.max(fit + head * F32) },

@@ -1,7 +1,7 @@
 //! The reference backend: every operation is the scalar loop of its own file.
 
 use super::{Real, activation, attention, embed, linear, norm, residual};
-use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows};
+use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
 use crate::model::Mlp;
 use crate::{Error, Result};
 use std::marker::PhantomData;
@@ -38,7 +38,7 @@ impl<T: Real> Backend for Reference<T> {
     type Matrix = HostMatrix<T>;
     type Vector = Vec<T>;
 
-    fn reserve(&self, _: &[usize]) -> Result<()> {
+    fn reserve(&self, _: &Needs) -> Result<()> {
         Ok(())
     }
 

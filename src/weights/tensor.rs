@@ -160,25 +160,30 @@ impl TensorRef {
                 found: out.len().to_string(),
             });
         }
+        self.read_at(0, out)
+    }
+
+    /// As [`TensorRef::read_into`], the elements from `start` on.
+    pub(crate) fn read_at<T: Element>(&self, start: usize, out: &mut [T]) -> Result<()> {
         let bytes = self.bytes();
         match self.dtype {
             DType::F32 => {
-                for (y, x) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                for (y, x) in out.iter_mut().zip(&bytes.as_chunks::<4>().0[start..]) {
                     *y = T::from_f32(f32::from_le_bytes(*x));
                 }
             }
             DType::F64 => {
-                for (y, x) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                for (y, x) in out.iter_mut().zip(&bytes.as_chunks::<8>().0[start..]) {
                     *y = T::from_f64(f64::from_le_bytes(*x));
                 }
             }
-            DType::F16 => widen::<f16, T>(bytes, out, f16::from_le_bytes),
-            DType::Bf16 => widen::<bf16, T>(bytes, out, bf16::from_le_bytes),
+            DType::F16 => widen::<f16, T>(&bytes[2 * start..], out, f16::from_le_bytes),
+            DType::Bf16 => widen::<bf16, T>(&bytes[2 * start..], out, bf16::from_le_bytes),
             DType::Other(_) => return Err(self.not_floating()),
         }
         match out.iter().position(|x| !x.finite()) {
             None => Ok(()),
-            Some(i) => Err(self.not_finite(i)),
+            Some(i) => Err(self.not_finite(start + i)),
         }
     }
 

@@ -64,6 +64,11 @@ impl VectorRef {
         self.pieces.iter().map(|(len, _)| len).sum()
     }
 
+    /// Lengths and tensors, one after another; zeros stand for a tensor that is absent.
+    pub(crate) fn pieces(&self) -> &[(usize, Option<TensorRef>)] {
+        &self.pieces
+    }
+
     /// Its tensors.
     pub fn tensors(&self) -> impl Iterator<Item = &TensorRef> {
         self.pieces.iter().filter_map(|(_, tensor)| tensor.as_ref())

@@ -9,7 +9,7 @@ use super::table::Table;
 use super::{interrupt, load, output};
 pub(super) use args::BenchArgs;
 use ceiling::Ceiling;
-use foretune::backend::{Backend, Precision};
+use foretune::backend::{Backend, Needs};
 use foretune::cpu::{self, CpuBackend, CpuOptions};
 use foretune::encoder::{Encoder, Flops, Pass, Sizes};
 use foretune::engine::Native;
@@ -131,7 +131,8 @@ fn progress(args: &BenchArgs, global: &Global) -> ProgressBar {
 fn row(model: &Model, layout: PromptLayout, args: &BenchArgs, options: CpuOptions, tangents: usize) -> Row {
     let spec = &model.spec;
     let sizes = Sizes::new(spec, layout, args.micro_batch, tangents);
-    let buffers: usize = sizes.buffers().iter().sum();
+    let Needs { buffers, staging } = sizes.needs();
+    let buffers: usize = buffers.iter().chain(&staging).sum();
     let scratch = cpu::scratch_bytes(spec, options.precision, sizes.tokens, tangents, GuessKind::Activation);
     Row {
         tangents,
@@ -215,7 +216,7 @@ fn ops(
 }
 
 fn report(args: &BenchArgs, options: CpuOptions, machine: &Machine, rows: &[Row], global: &Global) -> Result<()> {
-    let name = if options.precision == Precision::F32 { "f32" } else { "bf16" };
+    let name = options.precision.to_string();
     let CpuOptions { threads, .. } = options;
     if global.json {
         output::json(&json!({

@@ -1,7 +1,7 @@
 //! A backend that times another's operations: where the time of a pass goes.
 
 use foretune::Result;
-use foretune::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Precision, Rows, hidden_columns};
+use foretune::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Precision, Rows, hidden_columns};
 use foretune::cpu::memory::Buffer;
 use foretune::cpu::{CpuBackend, Matrix, Vector};
 use foretune::encoder::attention_flops;
@@ -75,8 +75,8 @@ impl Backend for Timed {
     fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.inner.enter(f)
     }
-    fn reserve(&self, lens: &[usize]) -> Result<Arena> {
-        self.inner.reserve(lens)
+    fn reserve(&self, needs: &Needs) -> Result<Arena> {
+        self.inner.reserve(needs)
     }
     fn carve(&self, arena: &Arena, len: usize) -> Result<Buffer> {
         self.inner.carve(arena, len)
@@ -90,8 +90,8 @@ impl Backend for Timed {
     fn matrix(&self, rows: usize, cols: usize, data: Vec<f32>) -> Result<Matrix> {
         self.inner.matrix(rows, cols, data)
     }
-    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>]) -> Result<Matrix> {
-        self.inner.weights(linear, outputs)
+    fn weights(&self, linear: &LinearRef, outputs: &[Range<usize>], block: Option<usize>) -> Result<Matrix> {
+        self.inner.weights(linear, outputs, block)
     }
     fn vector(&self, data: Vec<f32>) -> Result<Vector> {
         self.inner.vector(data)

@@ -181,7 +181,7 @@ impl Gemm {
     pub const fn bytes_per_thread(precision: Precision) -> usize {
         match precision {
             Precision::F32 => F32.columns * F32.depth * size_of::<f32>(),
-            Precision::Bf16 => (BF16.columns + GROUP) * BF16.depth * size_of::<half::bf16>(),
+            Precision::Bf16 | Precision::F16 => (BF16.columns + GROUP) * BF16.depth * size_of::<half::bf16>(),
         }
     }
 
@@ -202,6 +202,10 @@ impl Gemm {
                     isa.name()
                 ))
             })?,
+            Precision::F16 => {
+                let problem = "the CPU has no f16 products; f16 is for --device cuda, use f32 or bf16 here";
+                return Err(Error::Options(problem.into()));
+            }
         };
         Self::with_kernels(isa, kernels, precision, threads)
     }

@@ -43,7 +43,7 @@ impl Gemm {
         let isa = Isa::widest();
         let (kernels, blocking) = match precision {
             Precision::F32 => (Kernels::streaming(isa), F32),
-            Precision::Bf16 => (Kernels::bf16(isa).unwrap_or_else(|| Kernels::streaming(isa)), BF16),
+            Precision::Bf16 | Precision::F16 => (Kernels::bf16(isa).unwrap_or_else(|| Kernels::streaming(isa)), BF16),
         };
         (len(&kernels, blocking, shape) * size_of::<f32>()) as u64
     }

@@ -1,0 +1,87 @@
+//! Values between host and device: through pinned memory in pieces, converted on the device.
+//!
+//! There are two pieces, so that the host fills one while the device takes the other. Whatever the size of what passes, the
+//! bytes do not grow.
+
+use super::device::{Device, Pinned};
+use super::memory::{DeviceArena, Part, padded};
+use super::stream::{Event, Stream};
+use crate::Result;
+use std::sync::Arc;
+
+/// Least values of a piece.
+const LEAST: usize = 1 << 16;
+
+/// Two pieces of pinned memory and their counterparts on the device.
+pub(super) struct Window {
+    pinned: Pinned,
+    landing: Part,
+    /// Reached when the device is done with a piece.
+    done: [Event; 2],
+    /// Values of a piece.
+    len: usize,
+    next: usize,
+}
+
+impl Window {
+    /// Bytes of device memory for pieces of at least `len` values.
+    pub(super) fn bytes(len: usize) -> usize {
+        2 * padded(len.max(LEAST) * size_of::<f32>())
+    }
+
+    /// Pieces of at least `len` values, carved from `arena` if there is one.
+    pub(super) fn new(device: &Arc<Device>, arena: Option<&DeviceArena>, len: usize) -> Result<Self> {
+        const WHAT: &str = "copies to and from the host";
+        let bytes = Self::bytes(len);
+        let landing = match arena {
+            Some(arena) => arena.carve(bytes, WHAT)?,
+            None => DeviceArena::allocate(device, bytes, WHAT)?.carve(bytes, WHAT)?,
+        };
+        let done = [Event::new(device)?, Event::new(device)?];
+        Ok(Window { pinned: device.pinned(bytes)?, landing, done, len: len.max(LEAST), next: 0 })
+    }
+
+    /// Values of a piece.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn piece(&mut self) -> (usize, usize) {
+        let piece = self.next;
+        self.next = 1 - piece;
+        (piece, piece * padded(self.len * size_of::<f32>()))
+    }
+
+    /// Sends at most [`Window::len`] values; `take` gets their address on the device, where they stay until what it launches
+    /// in `stream` has run.
+    pub(super) fn send(&mut self, stream: &Stream, data: &[f32], take: impl FnOnce(u64) -> Result<()>) -> Result<()> {
+        let address = self.landing.start();
+        let (piece, start) = self.piece();
+        self.done[piece].synchronize()?;
+        self.pinned.floats(start, data.len()).copy_from_slice(data);
+        let to = address + start as u64;
+        // SAFETY: within the part; the pinned bytes stay until the event.
+        unsafe { stream.upload(to, self.pinned.bytes(start..start + size_of_val(data)))? };
+        take(to)?;
+        self.done[piece].record(stream)
+    }
+
+    /// Receives at most [`Window::len`] values, which `give` puts at the address it gets.
+    pub(super) fn receive(
+        &mut self,
+        stream: &Stream,
+        data: &mut [f32],
+        give: impl FnOnce(u64) -> Result<()>,
+    ) -> Result<()> {
+        let address = self.landing.start();
+        let (piece, start) = self.piece();
+        self.done[piece].synchronize()?;
+        let from = address + start as u64;
+        give(from)?;
+        // SAFETY: within the part; nobody looks at the pinned bytes before the stream has come here.
+        unsafe { stream.download(from, self.pinned.bytes(start..start + size_of_val(data)))? };
+        stream.synchronize()?;
+        data.copy_from_slice(self.pinned.floats(start, data.len()));
+        Ok(())
+    }
+}
