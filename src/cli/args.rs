@@ -1,6 +1,7 @@
 //! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
 
 use super::bench::BenchArgs;
+use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -79,6 +80,11 @@ pub(super) enum Command {
     /// Without --case: a random model; the fast backend against the reference, directional derivatives against central
     /// differences, and the exact gradient against directional derivatives.
     Selftest(SelftestArgs),
+    /// Say which devices there are, what was found of their software, and whether they compute correctly
+    ///
+    /// Driver, devices and their free memory, libraries, kernels, and a short parity run on the CPU and every GPU. The exit code
+    /// is 1 if a device computes wrongly.
+    Doctor,
     /// Say how much memory a tuning run takes, and what for
     ///
     /// Nothing is allocated or run. With --budget, shows how the run is cut to fit it; without, what it would take with
@@ -138,16 +144,25 @@ pub(super) struct ModelArgs {
     /// Attention heads, for weights without config.json whose width does not tell
     #[arg(long, value_name = "N", value_parser = count(1..=4096))]
     pub(super) heads: Option<usize>,
-    /// What linear layers multiply; sums and everything else are f32
+    /// What computes: auto (the first GPU that can be used, else the CPU), cpu, cuda, or cuda:N
+    ///
+    /// `foretune doctor` says what there is. On a GPU --budget bounds device memory.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(super) device: DeviceChoice,
+    /// What linear layers multiply, and what a GPU stores; sums and statistics are f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
     pub(super) precision: Precision,
-    /// Pack the weights once and keep them in memory, instead of packing from the mapped file in every pass
+    /// On the CPU: pack the weights once and keep them in memory, instead of packing from the mapped file in every pass
     #[arg(long)]
     pub(super) resident: bool,
 }
 
 pub(super) const PRECISIONS: &[(&str, &str)] =
-    &[("f32", ""), ("bf16", "faster where the CPU has AVX-512 BF16 or AMX; rounds weights and activations to 8 bits")];
+    &[
+        ("f32", ""),
+        ("bf16", "faster where the CPU has AVX-512 BF16 or AMX, and on GPUs; rounds weights and activations to 8 bits"),
+        ("f16", "on GPUs only; rounds to 11 bits"),
+    ];
 
 /// Which data.
 #[derive(Debug, Args)]
@@ -218,7 +233,10 @@ pub(super) struct SelftestArgs {
     /// Weights of the case [default: those in its folder]
     #[arg(long, value_name = "PATH", requires = "case")]
     pub(super) model: Option<PathBuf>,
-    /// Arithmetic: f32 and bf16 are the CPU backend's, f64 the reference's
+    /// What is checked: cpu, cuda, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(super) device: DeviceChoice,
+    /// Arithmetic: f32, bf16 and f16 (GPUs only) are the device's, f64 the reference's
     #[arg(long, visible_alias = "precision", value_name = "TYPE", default_value = "f32", value_enum)]
     pub(super) dtype: Dtype,
     /// Write the computed tensors under the case's names to this safetensors file
@@ -232,13 +250,14 @@ pub(super) struct PlanArgs {
     pub(super) model: ModelArgs,
     #[command(flatten)]
     pub(super) method: MethodArgs,
-    /// Most memory to take, weights mapped from their file not counted: 512MiB, 64MiB, or a number of bytes
+    /// Most memory to take, 512MiB, 64MiB, or a number of bytes: of the CPU's, weights mapped from their file not counted, or of
+    /// the GPU's
     #[arg(long, value_name = "BYTES")]
     pub(super) budget: Option<Budget>,
     /// Images per step
     #[arg(long, value_name = "B", default_value = "32", value_parser = count(1..=65_535))]
     pub(super) batch: usize,
-    /// Most images per pass [default: the batch, at most 16]
+    /// Most images per pass [default: the batch, at most 16 on the CPU]
     #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
     pub(super) micro_batch: Option<usize>,
     /// Classes of the data set
@@ -287,6 +306,7 @@ pub(super) struct SynthArgs {
 pub(super) enum Dtype {
     F32,
     Bf16,
+    F16,
     F64,
 }
 

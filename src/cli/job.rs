@@ -5,6 +5,7 @@ use super::args::{
     SynthArgs,
 };
 use super::bench::BenchArgs;
+use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
 use foretune::backend::Precision;
@@ -14,9 +15,6 @@ use foretune::model::LoadOptions;
 use foretune::tune::{HeadKind, TuneOptions};
 use foretune::{Error, Result};
 use std::path::{Path, PathBuf};
-
-/// Images per pass that more would not make much faster.
-const MICRO_BATCH: usize = 16;
 
 /// What is to be done, complete and free of contradictions.
 #[derive(Debug)]
@@ -31,6 +29,7 @@ pub(super) enum Job {
     Bench(BenchArgs),
     Synth(SynthArgs),
     Demo(DemoJob),
+    Doctor,
     Completions(Shell),
 }
 
@@ -39,6 +38,7 @@ pub(super) enum Job {
 pub(super) struct ModelSource {
     pub(super) path: PathBuf,
     pub(super) options: LoadOptions,
+    pub(super) device: DeviceChoice,
     pub(super) precision: Precision,
     pub(super) resident: bool,
 }
@@ -72,7 +72,7 @@ pub(super) struct TuneJob {
     pub(super) warmup: Option<u64>,
     pub(super) head_from: Option<PathBuf>,
     pub(super) budget: Option<Budget>,
-    pub(super) micro_batch: usize,
+    pub(super) micro_batch: Option<usize>,
     pub(super) checkpoint_every: u64,
     pub(super) resume: bool,
     pub(super) evaluate: bool,
@@ -84,7 +84,7 @@ pub(super) struct PlanJob {
     pub(super) model: ModelSource,
     pub(super) options: TuneOptions,
     pub(super) budget: Option<Budget>,
-    pub(super) micro_batch: usize,
+    pub(super) micro_batch: Option<usize>,
     pub(super) classes: usize,
     pub(super) images: usize,
     pub(super) decode_threads: Option<usize>,
@@ -111,6 +111,7 @@ pub(super) struct PredictJob {
 pub(super) struct SelftestJob {
     pub(super) case: Option<PathBuf>,
     pub(super) model: Option<PathBuf>,
+    pub(super) device: DeviceChoice,
     pub(super) dtype: Dtype,
     pub(super) dump: Option<PathBuf>,
 }
@@ -137,6 +138,7 @@ impl Job {
             Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
             Command::Bench(args) => Job::Bench(args),
             Command::SynthModel(args) => Job::Synth(args),
+            Command::Doctor => Job::Doctor,
             Command::Demo { out, seed } => Job::Demo(DemoJob { out, seed }),
             Command::Completions { shell } => Job::Completions(shell),
         };
@@ -151,7 +153,8 @@ impl ModelSource {
             return Err(Error::Options("--image-size cannot be used with --adapter, which brings its own size".into()));
         }
         let options = LoadOptions { image: args.image_size, heads: args.heads };
-        Ok(ModelSource { path: args.model, options, precision: args.precision, resident: args.resident })
+        let ModelArgs { model: path, device, precision, resident, .. } = args;
+        Ok(ModelSource { path, options, device, precision, resident })
     }
 }
 
@@ -204,7 +207,7 @@ impl TuneJob {
             warmup: training.warmup,
             head_from: method.head_from,
             budget: run.budget,
-            micro_batch: run.micro_batch.unwrap_or(options.batch.min(MICRO_BATCH)),
+            micro_batch: run.micro_batch,
             checkpoint_every: run.checkpoint_every,
             resume: run.resume,
             evaluate: !run.no_eval,
@@ -237,7 +240,7 @@ impl PlanJob {
         Ok(PlanJob {
             model: ModelSource::new(args.model, None)?,
             budget: args.budget,
-            micro_batch: args.micro_batch.unwrap_or(options.batch.min(MICRO_BATCH)),
+            micro_batch: args.micro_batch,
             classes: args.classes,
             images: args.images,
             decode_threads: args.decode_threads,
@@ -284,7 +287,8 @@ impl PredictJob {
 
 impl SelftestJob {
     fn new(args: SelftestArgs) -> Self {
-        SelftestJob { case: args.case, model: args.model, dtype: args.dtype, dump: args.dump }
+        let SelftestArgs { case, model, device, dtype, dump } = args;
+        SelftestJob { case, model, device, dtype, dump }
     }
 }
 
@@ -321,7 +325,7 @@ mod tests {
         let job = tune("").unwrap();
         assert_eq!(job.resolve(1000).unwrap(), TuneOptions::default());
         assert_eq!(job.checkpoint, Path::new("o/birds.checkpoint.safetensors"));
-        assert_eq!((job.micro_batch, job.evaluate, job.resume), (16, true, false));
+        assert_eq!((job.micro_batch, job.evaluate, job.resume), (None, true, false));
     }
 
     #[test]

@@ -60,6 +60,6 @@ pub(super) fn cpu(model: &ModelSource, global: &Global) -> CpuOptions {
 }
 
 /// What a run uses with memory to spare: half as many threads decode as compute, where nothing else was asked for.
-pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, cpu: CpuOptions) -> Wishes {
-    Wishes { micro_batch, decode_threads: decode_threads.unwrap_or(cpu.threads.div_ceil(2)) }
+pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, global: &Global) -> Wishes {
+    Wishes { micro_batch, decode_threads: decode_threads.unwrap_or(threads(global).div_ceil(2)) }
 }

@@ -2,12 +2,14 @@
 
 mod args;
 mod bench;
+mod device;
 mod interrupt;
 mod job;
 mod load;
 mod memory;
 mod output;
 mod run_demo;
+mod run_doctor;
 mod run_eval;
 mod run_inspect;
 mod run_plan;
@@ -79,6 +81,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
             model::synthesise(&args.out, args.arch, args.names, args.dtype, args.seed)?;
             output::line(&format!("wrote model.safetensors and config.json into {}", args.out.display())).map(|()| true)
         }
+        Job::Doctor => run_doctor::run(global),
         Job::Demo(job) => run_demo::run(&job, global),
         Job::Completions(shell) => {
             // Into memory first: the generator panics when it cannot write.

@@ -102,7 +102,7 @@ fn write_and_tune(
     let clean = open(folder.clean())?;
     let mut shifted = open(folder.shifted())?;
     shifted.split_validation(options.val_fraction, options.seed);
-    let threads = load::wishes(options.batch, None, cpu).decode_threads;
+    let threads = load::wishes(options.batch, None, global).decode_threads;
     let decode = DecodeOptions { threads, ..DecodeOptions::default() };
     let resources = Resources { micro_batch: options.batch, decode, ..Resources::default() };
 

@@ -1,13 +1,13 @@
 //! `foretune eval`: accuracy and loss over a split.
 
 use super::args::Global;
+use super::device::Target;
 use super::job::EvalJob;
 use super::load;
 use super::screen::Screen;
 use super::table::Table;
 use super::{memory, output};
 use foretune::data::Split;
-use foretune::engine;
 use foretune::tune::{DecodeOptions, Photos, Score, score};
 use foretune::{Classifier, Error, Result};
 use indicatif::HumanBytes;
@@ -24,11 +24,9 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         let problem = format!("no images in the {name} split; choose another with --split");
         return Err(Error::Data { path: dataset.root, problem });
     }
-    let cpu = load::cpu(&job.model, global);
-    let native = engine::cpu(&classifier.model, cpu)?;
-    let wishes = load::wishes(job.micro_batch, job.data.decode_threads, cpu);
-    let micro_batch = wishes.micro_batch.min(indices.len());
-    let mut engine = native.engine(classifier.layout, micro_batch, 0)?;
+    let micro_batch = job.micro_batch.min(indices.len());
+    let mut engine = Target::new(&job.model, global)?.engine(&classifier.model, classifier.layout, micro_batch)?;
+    let wishes = load::wishes(micro_batch, job.data.decode_threads, global);
     let photos = Photos {
         items: dataset.items.clone(),
         preprocess: classifier.model.preprocess.clone(),
@@ -38,7 +36,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
     let mut screen = Screen::new(global);
     let mut run = |prompts: &[f32], name| {
         let started = Instant::now();
-        let scored = score(&mut engine, &photos, &indices, prompts, &classifier.head, name, &mut screen)?;
+        let scored = score(&mut *engine, &photos, &indices, prompts, &classifier.head, name, &mut screen)?;
         Ok((scored, indices.len() as f64 / started.elapsed().as_secs_f64()))
     };
     // What the same head makes of the frozen model tells what the prompts are worth.

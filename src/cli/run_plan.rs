@@ -1,6 +1,7 @@
 //! `foretune plan`: where a run's bytes go.
 
 use super::args::Global;
+use super::device::Target;
 use super::job::PlanJob;
 use super::table::Table;
 use super::{load, output};
@@ -16,6 +17,8 @@ const LISTED: u64 = 180;
 pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
     let cpu = load::cpu(&job.model, global);
+    let target = Target::new(&job.model, global)?;
+    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
     let planned = |options| Planned {
         model: &model,
         options,
@@ -23,18 +26,20 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
         photos: job.images,
         listing: job.images as u64 * LISTED,
         cpu,
-        wishes: load::wishes(job.micro_batch, job.decode_threads, cpu),
+        wishes: load::wishes(micro_batch, job.decode_threads, global),
     };
-    let plan = Plan::new(planned(&job.options), job.budget)?;
+    let plan = target.plan(planned(&job.options), job.budget)?;
     let exact = TuneOptions { guess: GuessKind::Backprop, ..job.options.clone() };
-    let wishes = load::wishes(plan.micro_batch, job.decode_threads, cpu);
-    let oracle = Plan::new(Planned { wishes, ..planned(&exact) }, None)?;
+    let wishes = load::wishes(plan.micro_batch, job.decode_threads, global);
+    let oracle = target.plan(Planned { wishes, ..planned(&exact) }, None)?;
     if global.json {
         return output::json(&json!({
             "event": "plan",
             "budget": job.budget.map(|budget| budget.0),
             "total": plan.total(),
             "micro_batch": plan.micro_batch,
+            "by_blocks": plan.chunk,
+            "streamed": plan.streamed,
             "tangents_per_pass": plan.tangents_per_pass,
             "decode_threads": plan.decode.threads,
             "decode_ahead": plan.decode.ahead,
@@ -49,9 +54,10 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     }
     table.row(["total".into(), Budget(plan.total()).to_string(), Budget(oracle.total()).to_string()]);
     output::line(&table.render())?;
-    let Plan { micro_batch, tangents_per_pass, decode, .. } = &plan;
+    let Plan { micro_batch, chunk, tangents_per_pass, decode, .. } = &plan;
+    let at_a_time = if chunk < micro_batch { format!(", {chunk} at a time through a block") } else { String::new() };
     output::line(&format!(
-        "{micro_batch} images and {tangents_per_pass} tangents a pass; {} threads decode up to {} images ahead",
+        "{micro_batch} images and {tangents_per_pass} tangents a pass{at_a_time}; {} threads decode up to {} images ahead",
         decode.threads, decode.ahead
     ))?;
     output::line(&format!("total {} bytes", plan.total()))

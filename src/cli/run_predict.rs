@@ -1,12 +1,11 @@
 //! `foretune predict`: the top classes of images.
 
 use super::args::Global;
+use super::device::Target;
 use super::interrupt;
 use super::job::PredictJob;
-use super::load;
 use super::output::{self, printable};
 use foretune::data::load_image;
-use foretune::engine;
 use foretune::{Classifier, Result};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -34,8 +33,8 @@ struct Class {
 /// Whether every image could be read; those that could not have been reported.
 pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
     let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
-    let native = engine::cpu(&classifier.model, load::cpu(&job.model, global))?;
-    let mut engine = native.engine(classifier.layout, PASS.min(job.images.len()), 0)?;
+    let most = PASS.min(job.images.len());
+    let mut engine = Target::new(&job.model, global)?.engine(&classifier.model, classifier.layout, most)?;
     let preprocess = &classifier.model.preprocess;
     let pixels = preprocess.image_len();
     let mut complete = true;
@@ -64,7 +63,7 @@ pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
         if readable.is_empty() {
             continue;
         }
-        let logits = classifier.logits(&mut engine, &images)?;
+        let logits = classifier.logits(&mut *engine, &images)?;
         for (path, logits) in readable.into_iter().zip(logits.rows()) {
             let top = top(logits.to_slice().expect("logits are row-major"), job.top, classifier.classes.as_deref());
             print(&Prediction { path, top }, global.json)?;

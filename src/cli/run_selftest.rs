@@ -1,10 +1,13 @@
 //! `foretune selftest`: is this build's arithmetic right on this machine?
 
 use super::args::{Dtype, Global};
+use super::device::DeviceChoice;
 use super::job::SelftestJob;
 use super::output;
-use foretune::Result;
+#[cfg(feature = "cuda")]
+use foretune::backend::Precision;
 use foretune::selftest::{Arithmetic, Check, run_case, run_random};
+use foretune::{Error, Result};
 use serde_json::json;
 
 /// Seed of the random model.
@@ -12,11 +15,7 @@ const SEED: u64 = 0;
 
 /// Whether every check passed.
 pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
-    let arithmetic = match job.dtype {
-        Dtype::F32 => Arithmetic::F32,
-        Dtype::Bf16 => Arithmetic::Bf16,
-        Dtype::F64 => Arithmetic::F64,
-    };
+    let arithmetic = arithmetic(job.device, job.dtype)?;
     let checks = match &job.case {
         Some(case) => run_case(case, job.model.as_deref(), arithmetic, job.dump.as_deref())?,
         None => run_random(SEED, arithmetic)?,
@@ -30,6 +29,30 @@ pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
         output::note(&format!("error: {failed} of {} checks failed", checks.len()));
     }
     Ok(failed == 0)
+}
+
+fn arithmetic(device: DeviceChoice, dtype: Dtype) -> Result<Arithmetic> {
+    match (device, dtype) {
+        (_, Dtype::F64) => Ok(Arithmetic::F64),
+        #[cfg(feature = "cuda")]
+        (DeviceChoice::Cuda(device), dtype) => Ok(Arithmetic::Cuda(
+            device,
+            match dtype {
+                Dtype::F16 => Precision::F16,
+                Dtype::Bf16 => Precision::Bf16,
+                _ => Precision::F32,
+            },
+        )),
+        #[cfg(not(feature = "cuda"))]
+        (DeviceChoice::Cuda(_), _) => {
+            Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into()))
+        }
+        (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::F32) => Ok(Arithmetic::F32),
+        (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Bf16) => Ok(Arithmetic::Bf16),
+        (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::F16) => {
+            Err(Error::Options("the CPU has no f16 products; f16 is for --device cuda".into()))
+        }
+    }
 }
 
 fn print(check: &Check, width: usize, json: bool) -> Result<()> {

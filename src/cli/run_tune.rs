@@ -1,14 +1,17 @@
 //! `foretune tune`: a run from the data set to the adapter.
 
 use super::args::Global;
+use super::device::Target;
 use super::job::TuneJob;
 use super::screen::Screen;
 use super::table::Table;
 use super::{interrupt, load, memory, output};
 use foretune::adapter::{Adapter, is_adapter};
 use foretune::data::{Dataset, Split};
-use foretune::engine;
-use foretune::memory::{Plan, Planned, listing_bytes};
+#[cfg(feature = "cuda")]
+use foretune::cuda::{self, CudaOptions};
+use foretune::engine::{self, Native, NativeBackend};
+use foretune::memory::{Planned, listing_bytes};
 use foretune::model::{Head, Model};
 use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained, TuneOptions};
 use foretune::{Error, Result};
@@ -20,6 +23,8 @@ use std::path::Path;
 pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
     let cpu = load::cpu(&job.model, global);
+    let target = Target::new(&job.model, global)?;
+    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
     let plan = |dataset: &Dataset, options: &TuneOptions| {
         let planned = Planned {
             model: &model,
@@ -28,9 +33,9 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
             listing: listing_bytes(dataset),
             photos: dataset.items_of(Split::Train).len(),
             cpu,
-            wishes: load::wishes(job.micro_batch, job.data.decode_threads, cpu),
+            wishes: load::wishes(micro_batch, job.data.decode_threads, global),
         };
-        Plan::new(planned, job.budget)
+        target.plan(planned, job.budget)
     };
     // A budget that is too small is refused before an image is opened or anything is written.
     let limits = match job.budget {
@@ -59,26 +64,44 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let plan = plan(&dataset, &options)?;
     let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
     let resources = Resources::of_plan(&plan, saving, job.resume);
-    let native = engine::cpu(&model, cpu)?;
     interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
-    let run = Job {
-        model: &model,
-        native: &native,
-        dataset: &dataset,
-        options: &options,
-        resources: &resources,
-        head_from: head_from.as_ref(),
+    let run = Run { job, model: &model, dataset: &dataset, options: &options, resources, head_from: head_from.as_ref() };
+    let done = match target {
+        Target::Cpu(cpu) => engine::cpu(&model, cpu).and_then(|native| run.on(&native, &mut screen)),
+        #[cfg(feature = "cuda")]
+        Target::Cuda(cuda) => {
+            // The plan's bytes are obtained at once. The oracle needs more than the plan, which is not bounded then.
+            let memory = Some(plan.total()).filter(|_| !job.oracle);
+            let cuda = CudaOptions { streamed: plan.streamed, memory, ..cuda };
+            cuda::load(&model, cuda).and_then(|native| run.on(&native.by_blocks(plan.chunk), &mut screen))
+        }
     };
-    let done = run.train(&mut screen).and_then(|trained| {
-        // Saved before it is compared, which may take longer than the run.
-        trained.adapter.save(&job.out)?;
-        let compare = Compare { test: job.evaluate, frozen: job.evaluate, oracle: job.oracle };
-        run.scores(&trained, compare, &mut screen).map(|scores| (trained, scores))
-    });
     screen.finish()?;
     let (trained, scores) = done.map_err(|error| load::all_unreadable(error, &dataset, limits))?;
     report(&trained, &scores, &job.out, global)
+}
+
+/// What is trained and scored, on whichever device.
+struct Run<'a> {
+    job: &'a TuneJob,
+    model: &'a Model,
+    dataset: &'a Dataset,
+    options: &'a TuneOptions,
+    resources: Resources,
+    head_from: Option<&'a Head>,
+}
+
+impl Run<'_> {
+    fn on<B: NativeBackend>(&self, native: &Native<B>, screen: &mut Screen) -> Result<(Trained, Scores)> {
+        let Run { job, model, dataset, options, ref resources, head_from } = *self;
+        let run = Job { model, native, dataset, options, resources, head_from };
+        let trained = run.train(screen)?;
+        // Saved before it is compared, which may take longer than the run.
+        trained.adapter.save(&job.out)?;
+        let compare = Compare { test: job.evaluate, frozen: job.evaluate, oracle: job.oracle };
+        run.scores(&trained, compare, screen).map(|scores| (trained, scores))
+    }
 }
 
 /// The head stored in the adapter at `path`, if it belongs to this model and these classes.

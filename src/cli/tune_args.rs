@@ -127,13 +127,14 @@ pub(super) struct TrainingArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Run")]
 pub(super) struct RunArgs {
-    /// Most memory to take, weights mapped from their file not counted: 512MiB, 64MiB, or a number of bytes
+    /// Most memory to take, 512MiB, 64MiB, or a number of bytes: of the CPU's, weights mapped from their file not counted, or of
+    /// the GPU's
     ///
     /// Fewer images and tangents a pass are used where they must be; the result is the same. `foretune plan` shows where the
     /// bytes go.
     #[arg(long, value_name = "BYTES")]
     pub(super) budget: Option<Budget>,
-    /// Most images per pass: less memory when few, faster when many; the result is the same [default: the batch, at most 16]
+    /// Most images per pass: less memory when few, faster when many; the result is the same [default: the batch, at most 16 on the CPU]
     #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
     pub(super) micro_batch: Option<usize>,
     /// Steps between checkpoints; 0 for only on Ctrl-C

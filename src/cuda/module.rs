@@ -9,9 +9,8 @@ use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
-/// PTX for compute capability 7.5 and for 8.0, which every later one runs too.
-const MODULES: [((u32, u32), Storage, &str); 5] = [
-    ((8, 0), Storage::F32, include_str!("ptx/f32_80.ptx")),
+/// PTX for compute capability 7.5 and, where it gains something, 8.0; every later one runs it too.
+const MODULES: [((u32, u32), Storage, &str); 4] = [
     ((8, 0), Storage::F16, include_str!("ptx/f16_80.ptx")),
     ((8, 0), Storage::Bf16, include_str!("ptx/bf16_80.ptx")),
     ((7, 5), Storage::F32, include_str!("ptx/f32_75.ptx")),

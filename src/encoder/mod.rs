@@ -15,7 +15,7 @@ mod vjp;
 mod weights;
 
 pub use flops::{Flops, attention_flops};
-pub use vjp::HeadGradient;
+pub use vjp::{HeadGradient, tape_needs};
 pub use weights::{Block, Weights, products, weight_bytes};
 
 use crate::backend::{At, Backend, Heads, Needs, PatchGrid, hidden_columns};

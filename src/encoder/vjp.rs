@@ -6,6 +6,7 @@ use super::layout::Geometry;
 use super::{Block, Chunks, Encoder, Pass, expect};
 use crate::{Error, Result};
 use crate::backend::{At, Backend, Heads, Needs, Rows, hidden_columns};
+use crate::model::{ModelSpec, PromptLayout};
 use crate::weights::Element;
 use num_traits::Zero;
 use std::sync::Arc;
@@ -27,6 +28,19 @@ pub(super) struct Tape<B: Backend> {
     /// Gradient of `hidden` columns.
     hidden: B::Buffer,
     host: B::Staging,
+}
+
+/// Widths of the tape's buffers but for the block inputs.
+fn widths(spec: &ModelSpec) -> [usize; 6] {
+    let (d, columns) = (spec.width, spec.hidden * hidden_columns(spec.mlp));
+    [d, d, 3 * d, columns.max(3 * d), d, spec.hidden]
+}
+
+/// What the exact gradient carves besides, on its first use.
+pub fn tape_needs(spec: &ModelSpec, prompts: PromptLayout, examples: usize) -> Needs {
+    let (rows, inputs) = (examples * spec.tokens(prompts.prompts), spec.depth - prompts.insert_at);
+    let buffers = std::iter::repeat_n(spec.width, inputs).chain(widths(spec)).map(|width| rows * width).collect();
+    Needs { buffers, staging: vec![rows * spec.width] }
 }
 
 /// ∂L/∂(head input): `(head inputs [B, D], out [B, D])`.
@@ -106,22 +120,19 @@ impl<B: Backend> Encoder<B> {
     fn new_tape(&self) -> Result<Tape<B>> {
         let spec = self.spec();
         let rows = self.most_examples * spec.tokens(self.prompts.prompts);
-        let columns = spec.hidden * hidden_columns(spec.mlp);
-        let (inputs, d) = (spec.depth - self.prompts.insert_at, spec.width);
-        let widths = [d, d, 3 * d, columns.max(3 * d), d, spec.hidden];
-        let buffers = std::iter::repeat_n(d, inputs).chain(widths).map(|width| rows * width).collect();
-        let arena = self.backend.reserve(&Needs { buffers, staging: vec![rows * d] })?;
-        let [dx, middle, qkv, wide, narrow, hidden] = widths.map(|width| rows * width);
-        let carve = |len| self.backend.carve(&arena, len);
+        let arena = self.backend.reserve(&tape_needs(spec, self.prompts, self.most_examples))?;
+        let carve = |width| self.backend.carve(&arena, rows * width);
+        let inputs = spec.depth - self.prompts.insert_at;
+        let [dx, middle, qkv, wide, narrow, hidden] = widths(spec);
         Ok(Tape {
-            inputs: (0..inputs).map(|_| carve(rows * d)).collect::<Result<_>>()?,
+            inputs: (0..inputs).map(|_| carve(spec.width)).collect::<Result<_>>()?,
             dx: carve(dx)?,
             middle: carve(middle)?,
             qkv: carve(qkv)?,
             wide: carve(wide)?,
             narrow: carve(narrow)?,
             hidden: carve(hidden)?,
-            host: self.backend.carve_staging(&arena, rows * d)?,
+            host: self.backend.carve_staging(&arena, rows * spec.width)?,
         })
     }
 

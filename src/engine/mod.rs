@@ -4,11 +4,24 @@ mod native;
 
 pub use native::{Native, cpu};
 
+use crate::backend::Backend;
+
 use crate::Result;
 use crate::encoder::{HeadGradient, Pass, TangentSource};
 use crate::guess::Guess;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::tune::GuessKind;
+
+/// A backend that [`Native`] runs engines on.
+pub trait NativeBackend:
+    Backend<Elem = f32, Buffer: Send, Matrix: Send + Sync, Vector: Send + Sync> + Send + Sync + 'static
+{
+}
+
+impl<B> NativeBackend for B where
+    B: Backend<Elem = f32, Buffer: Send, Matrix: Send + Sync, Vector: Send + Sync> + Send + Sync + 'static
+{
+}
 
 /// Runs one model with one prompt placement. All host tensors are f32, row-major.
 pub trait Engine {

@@ -1,6 +1,6 @@
 //! The native engine: this crate's encoder over one of its backends.
 
-use super::Engine;
+use super::{Engine, NativeBackend};
 use crate::Result;
 use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
@@ -72,13 +72,7 @@ impl<B: Backend> Native<B> {
     }
 }
 
-impl<B> Engine for Encoder<B>
-where
-    B: Backend<Elem = f32> + Send + Sync + 'static,
-    B::Buffer: Send,
-    B::Matrix: Send + Sync,
-    B::Vector: Send + Sync,
-{
+impl<B: NativeBackend> Engine for Encoder<B> {
     fn spec(&self) -> &ModelSpec {
         self.weights().spec()
     }

@@ -12,6 +12,7 @@ use super::Guess;
 use crate::Result;
 use crate::backend::{At, Backend, Needs};
 use crate::encoder::Weights;
+use crate::engine::NativeBackend;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::ops::norm;
 use std::ops::Range;
@@ -154,13 +155,7 @@ impl<B: Backend<Elem = f32>> Products<B> {
     }
 }
 
-impl<B> Guess for WeightTranspose<B>
-where
-    B: Backend<Elem = f32> + Send + Sync,
-    B::Buffer: Send,
-    B::Matrix: Send + Sync,
-    B::Vector: Send + Sync,
-{
+impl<B: NativeBackend> Guess for WeightTranspose<B> {
     fn noise_width(&self, set: usize) -> usize {
         self.layers[set].outputs.len()
     }

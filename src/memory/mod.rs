@@ -3,6 +3,8 @@
 mod arena;
 mod budget;
 pub(crate) mod free;
+#[cfg(feature = "cuda")]
+mod device;
 mod plan;
 
 pub use arena::{Arena, Part};

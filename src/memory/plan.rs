@@ -39,6 +39,10 @@ pub struct Line {
 pub struct Plan {
     /// Examples per pass.
     pub micro_batch: usize,
+    /// Of these, how many go through a block at a time: see [`crate::engine::Native::by_blocks`].
+    pub chunk: usize,
+    /// Whether the weights of two blocks at a time are on the device.
+    pub streamed: bool,
     /// Tangents per pass.
     pub tangents_per_pass: usize,
     /// Bytes of head inputs kept while a prototype head is fitted.
@@ -87,7 +91,7 @@ impl Plan {
         let plan = |micro_batch: usize, tangents: usize, threads: usize, ahead: usize| {
             let decode = DecodeOptions { threads, ahead, limit: decode_bytes(job.model.preprocess.crop) };
             let lines = lines(job, micro_batch, tangents, decode);
-            Plan { micro_batch, tangents_per_pass: tangents, keep: 0, decode, lines }
+            Plan { micro_batch, chunk: micro_batch, streamed: false, tangents_per_pass: tangents, keep: 0, decode, lines }
         };
         let Some(Budget(budget)) = budget else {
             let mut wished = plan(micro_batch, tangents, threads, 2 * micro_batch);
@@ -102,14 +106,6 @@ impl Plan {
         }
         // A pass with fewer tangents computes its primal again; a smaller micro-batch only packs weights more often. So
         // tangents first, then examples, then decoding ahead.
-        let most = |most: usize, fits: &dyn Fn(usize) -> bool| {
-            let (mut low, mut high) = (1, most.max(1) + 1);
-            while high - low > 1 {
-                let middle = low + (high - low) / 2;
-                if fits(middle) { low = middle } else { high = middle }
-            }
-            low
-        };
         let tangents = if tangents == 0 { 0 } else { most(tangents, &|k| fits(&plan(1, k, 1, 1))) };
         let micro_batch = most(micro_batch, &|m| fits(&plan(m, tangents, 1, m)));
         let ahead = most(2 * micro_batch, &|ahead| fits(&plan(micro_batch, tangents, 1, ahead)));
@@ -132,6 +128,16 @@ impl Plan {
     pub fn total(&self) -> u64 {
         self.lines.iter().map(|line| line.bytes).sum()
     }
+}
+
+/// The largest of 1 to `most` that fits, or 1; what fits fits with less.
+pub(super) fn most(most: usize, fits: &dyn Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (1, most.max(1) + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    low
 }
 
 fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOptions) -> Vec<Line> {

@@ -12,6 +12,8 @@ pub mod loss;
 pub mod norm;
 mod reference;
 pub mod residual;
+#[cfg(test)]
+pub(crate) mod table;
 
 pub use reference::Reference;
 

@@ -4,6 +4,8 @@ use super::probe::{Inputs, Probe};
 use super::{Arithmetic, Check, peer};
 use crate::backend::Backend;
 use crate::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaBackend, CudaOptions};
 use crate::engine::Native;
 use crate::files::write_atomic;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
@@ -145,6 +147,10 @@ pub fn run_case(
     let model = Model::open(model.unwrap_or(folder), &options)?;
     let computed = match arithmetic {
         Arithmetic::F64 => compute(&case, &model, Reference::<f64>::new())?,
+        #[cfg(feature = "cuda")]
+        Arithmetic::Cuda(device, precision) => {
+            compute(&case, &model, CudaBackend::new(CudaOptions { device, precision, ..CudaOptions::default() })?)?
+        }
         _ => compute(&case, &model, CpuBackend::new(arithmetic.cpu_options())?)?,
     };
     if let Some(dump) = dump {
@@ -157,7 +163,7 @@ pub fn run_case(
             "features" | "logits" | "losses" | "proto_logits" | "proto_losses" => values,
             _ => derivatives,
         };
-        let pytorch = if arithmetic == Arithmetic::Bf16 { peer::torch_bf16(folder, name) } else { None };
+        let pytorch = arithmetic.measured().and_then(|precision| peer::torch(precision, folder, name));
         checks.push(Check::new(*name, found, &case.get(name)?.values, tolerance).beside(pytorch));
     }
     if checks.is_empty() {
@@ -216,10 +222,8 @@ fn write_dump(path: &Path, case: &Case, computed: &[(&str, Vec<f64>)], arithmeti
     let mut tensors = Vec::new();
     for (name, values) in computed {
         let (dtype, bytes): (_, Vec<u8>) = match arithmetic {
-            Arithmetic::F32 | Arithmetic::Bf16 => {
-                (Dtype::F32, values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect())
-            }
             Arithmetic::F64 => (Dtype::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            _ => (Dtype::F32, values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect()),
         };
         tensors.push((*name, dtype, case.get(name)?.shape.clone(), bytes));
     }

@@ -22,6 +22,9 @@ pub enum Arithmetic {
     Bf16,
     /// The reference backend.
     F64,
+    /// The GPU of this number, everything stored in this precision.
+    #[cfg(feature = "cuda")]
+    Cuda(usize, Precision),
 }
 
 impl Arithmetic {
@@ -29,8 +32,24 @@ impl Arithmetic {
     fn tolerances(self) -> [f64; 2] {
         match self {
             Arithmetic::F32 => [2e-5, 1e-4],
-            Arithmetic::Bf16 => [3e-2, 2e-1],
             Arithmetic::F64 => [1e-9, 1e-9],
+            Arithmetic::Bf16 => [3e-2, 2e-1],
+            #[cfg(feature = "cuda")]
+            Arithmetic::Cuda(_, Precision::F32) => [2e-5, 1e-3],
+            #[cfg(feature = "cuda")]
+            Arithmetic::Cuda(_, Precision::F16) => [5e-3, 5e-2],
+            #[cfg(feature = "cuda")]
+            Arithmetic::Cuda(_, Precision::Bf16) => [3e-2, 2e-1],
+        }
+    }
+
+    /// Whether PyTorch's errors in the same precision were measured, and in which.
+    fn measured(self) -> Option<Precision> {
+        match self {
+            Arithmetic::F32 | Arithmetic::F64 => None,
+            Arithmetic::Bf16 => Some(Precision::Bf16),
+            #[cfg(feature = "cuda")]
+            Arithmetic::Cuda(_, precision) => Some(precision).filter(|&precision| precision != Precision::F32),
         }
     }
 

@@ -3,7 +3,10 @@
 
 use super::probe::{Inputs, Probe};
 use super::{Arithmetic, Check, relative_error};
+use crate::backend::Backend;
 use crate::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaBackend, CudaOptions};
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
@@ -32,10 +35,28 @@ const STEP: f64 = 1e-5;
 pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
     let model = random_model(seed)?;
     let reference = Native::load(Reference::<f64>::new(), &model)?;
-    // The reference is always there; what it is compared with is f32, if not bf16.
-    let arithmetic = if arithmetic == Arithmetic::Bf16 { arithmetic } else { Arithmetic::F32 };
+    match arithmetic {
+        #[cfg(feature = "cuda")]
+        Arithmetic::Cuda(device, precision) => {
+            let options = CudaOptions { device, precision, ..CudaOptions::default() };
+            check(seed, &model, &reference, "GPU", CudaBackend::new(options)?, arithmetic)
+        }
+        // The reference is always there; what it is compared with is f32, if not bf16.
+        Arithmetic::F64 => run_random(seed, Arithmetic::F32),
+        _ => check(seed, &model, &reference, "CPU", CpuBackend::new(arithmetic.cpu_options())?, arithmetic),
+    }
+}
+
+fn check<B: Backend>(
+    seed: u64,
+    model: &Model,
+    reference: &Native<Reference<f64>>,
+    whose: &str,
+    backend: B,
+    arithmetic: Arithmetic,
+) -> Result<Vec<Check>> {
     let [values, derivatives] = arithmetic.tolerances();
-    let cpu = Native::load(CpuBackend::new(arithmetic.cpu_options())?, &model)?;
+    let native = Native::load(backend, model)?;
     let head = model.head()?.ok_or_else(|| Error::Options("the random model lost its head".into()))?;
     let prototype = Head::Prototype {
         center: Array1::from(normals(seed, 900, WIDTH, 0.3)),
@@ -48,20 +69,20 @@ pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
         let layout = PromptLayout { prompts: PROMPTS, deep, insert_at };
         let inputs = random_inputs(seed, layout);
         let name = |what: &str| format!("{} ℓ={insert_at}: {what}", if deep { "deep" } else { "shallow" });
-        let mut exact = Probe::new(&reference, layout, inputs.clone())?;
-        let mut fast = Probe::new(&cpu, layout, inputs.clone())?;
+        let mut exact = Probe::new(reference, layout, inputs.clone())?;
+        let mut fast = Probe::new(&native, layout, inputs.clone())?;
         let (exact_inputs, fast_inputs) = (exact.head_inputs()?, fast.head_inputs()?);
         for (kind, head) in [("linear", &head), ("prototype", &prototype)] {
             let expected = exact.judge(head, &[], &exact_inputs);
             let found = fast.judge(head, &[], &fast_inputs);
             checks.push(Check::new(
-                name(&format!("{kind} logits, CPU against reference")),
+                name(&format!("{kind} logits, {whose} against reference")),
                 &found.logits,
                 &expected.logits,
                 values,
             ));
             checks.push(Check::new(
-                name(&format!("{kind} JVPs, CPU against reference")),
+                name(&format!("{kind} JVPs, {whose} against reference")),
                 &found.jvps,
                 &expected.jvps,
                 derivatives,
@@ -75,12 +96,12 @@ pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
                 1e-9,
             ));
             checks.push(Check::new(
-                name(&format!("{kind} gradients, CPU against reference")),
+                name(&format!("{kind} gradients, {whose} against reference")),
                 &fast.gradients(head, &[])?,
                 &gradients,
                 derivatives,
             ));
-            let differences = central_differences(&reference, layout, &inputs, head)?;
+            let differences = central_differences(reference, layout, &inputs, head)?;
             checks.push(Check {
                 name: name(&format!("{kind} JVPs against central differences, f64")),
                 error: relative_error(&expected.jvps, &differences),

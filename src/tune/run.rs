@@ -9,7 +9,7 @@ use crate::adapter::{Adapter, Backbone};
 use crate::backend::Backend;
 use crate::data::{Dataset, Split};
 use crate::encoder::Encoder;
-use crate::engine::{Engine, Native};
+use crate::engine::{Native, NativeBackend};
 use crate::memory::Plan;
 use crate::model::{Head, Model};
 use crate::{Error, Result};
@@ -133,14 +133,7 @@ pub struct Job<'a, B: Backend> {
     pub head_from: Option<&'a Head>,
 }
 
-impl<B> Job<'_, B>
-where
-    B: Backend<Elem = f32> + Send + Sync + 'static,
-    B::Buffer: Send,
-    B::Matrix: Send + Sync,
-    B::Vector: Send + Sync,
-    Encoder<B>: Engine,
-{
+impl<B: NativeBackend> Job<'_, B> {
     /// Trains. Errors: bad options, unreadable photos, the engine's own, divergence, or interruption after the last
     /// complete step was saved.
     pub fn train(&self, observer: &mut dyn Observer) -> Result<Trained> {

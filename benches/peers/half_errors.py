@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""PyTorch's own error in bf16 (or f64) on golden cases, against the float64 values they hold.
+"""PyTorch's own error in bf16, f16 (or f64) on golden cases, against the float64 values they hold.
 
-    python benches/peers/bf16_errors.py tests/golden/timm_gap
+    python benches/peers/half_errors.py tests/golden/timm_gap
 
 The model, images, prompts and tangents are cast to the dtype, attention is unfused, and the loss is computed from f32
 logits (f64 in f64).
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests/golden"))
 import prompted  # noqa: E402
 
 QUANTITIES = ["features", "logits", "losses", "jvps"]
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f64": torch.float64}
 
 
 def load(folder, image, dtype):

@@ -1,0 +1,127 @@
+//! Which device computes: `--device`.
+
+use super::args::Global;
+use super::job::ModelSource;
+use super::load;
+use foretune::cpu::CpuOptions;
+use foretune::engine::{self, Engine};
+use foretune::memory::{Plan, Planned};
+use foretune::model::{Model, PromptLayout};
+use foretune::{Error, Result};
+use std::str::FromStr;
+
+#[cfg(feature = "cuda")]
+use foretune::{backend::Precision, cuda, cuda::CudaOptions};
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeviceChoice {
+    /// The first GPU that can be used, else the CPU.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(DeviceChoice::Cuda(ordinal)),
+                _ => Err(Error::Options("expected auto, cpu, cuda, or cuda:N".into())),
+            },
+        }
+    }
+}
+
+/// What computes, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target {
+    Cpu(CpuOptions),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaOptions),
+}
+
+impl Target {
+    /// Where `model` is to run. Errors: a GPU was asked for and this build has none; one that is not there is found out later.
+    pub(super) fn new(model: &ModelSource, global: &Global) -> Result<Target> {
+        let cpu = Target::Cpu(load::cpu(model, global));
+        #[cfg(feature = "cuda")]
+        {
+            let options = |device| CudaOptions { device, precision: model.precision, ..CudaOptions::default() };
+            Ok(match model.device {
+                DeviceChoice::Cpu => cpu,
+                DeviceChoice::Cuda(device) => Target::Cuda(options(device)),
+                DeviceChoice::Auto => match usable(model.precision) {
+                    Ok(device) => Target::Cuda(options(device)),
+                    Err(reason) => {
+                        log::info!("computing on the CPU: {reason}");
+                        cpu
+                    }
+                },
+            })
+        }
+        #[cfg(not(feature = "cuda"))]
+        match model.device {
+            DeviceChoice::Cuda(_) => Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into())),
+            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(cpu),
+        }
+    }
+
+    /// How a job is carried out here within `budget`.
+    pub(super) fn plan(&self, job: Planned, budget: Option<foretune::memory::Budget>) -> Result<Plan> {
+        match self {
+            Target::Cpu(_) => Plan::new(job, budget),
+            #[cfg(feature = "cuda")]
+            Target::Cuda(options) => Plan::on_device(job, options.precision, budget),
+        }
+    }
+
+    /// An engine for passes of up to `examples` examples without tangents. Errors: as the engine's own.
+    pub(super) fn engine(&self, model: &Model, layout: PromptLayout, examples: usize) -> Result<Box<dyn Engine>> {
+        Ok(match self {
+            Target::Cpu(options) => Box::new(engine::cpu(model, *options)?.engine(layout, examples, 0)?),
+            #[cfg(feature = "cuda")]
+            Target::Cuda(options) => Box::new(cuda::load(model, *options)?.engine(layout, examples, 0)?),
+        })
+    }
+
+    /// Images a pass that more would not make much faster, of a batch of `batch`.
+    pub(super) fn micro_batch(&self, batch: usize) -> usize {
+        match self {
+            Target::Cpu(_) => batch.min(16),
+            #[cfg(feature = "cuda")]
+            Target::Cuda(_) => batch.min(256),
+        }
+    }
+}
+
+/// The first device that computes in `precision`. Errors: why there is none.
+#[cfg(feature = "cuda")]
+fn usable(precision: Precision) -> Result<usize> {
+    let least = if precision == Precision::Bf16 { (8, 0) } else { (7, 5) };
+    let found = cuda::devices()?.into_iter().find(|device| device.capability >= least);
+    found.map(|device| device.ordinal).ok_or_else(|| {
+        Error::NoDevice(format!("no device computes {precision}, which needs compute capability {}.{}", least.0, least.1))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        let choice = |text: &str| text.parse::<DeviceChoice>();
+        assert_eq!(choice("auto").unwrap(), DeviceChoice::Auto);
+        assert_eq!(choice("cuda").unwrap(), DeviceChoice::Cuda(0));
+        assert_eq!(choice("cuda:3").unwrap(), DeviceChoice::Cuda(3));
+        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            assert!(choice(bad).expect_err(bad).is_usage());
+        }
+    }
+}
