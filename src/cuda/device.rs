@@ -175,7 +175,11 @@ impl Device {
     }
 
     pub(super) fn error(&self, action: &'static str, error: DriverError) -> Error {
-        Error::Device { device: name(&self.info), action, problem: describe_error(error) }
+        self.problem(action, describe_error(error))
+    }
+
+    pub(super) fn problem(&self, action: &'static str, problem: String) -> Error {
+        Error::Device { device: name(&self.info), action, problem }
     }
 
     /// `bytes` bytes of its memory, contents undefined.

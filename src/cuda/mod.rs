@@ -11,6 +11,7 @@ mod activation;
 mod attention;
 mod attention_vjp;
 mod backend;
+mod blas;
 mod device;
 mod embed;
 mod linear;
@@ -22,6 +23,8 @@ mod rows;
 mod source;
 mod stream;
 mod streamed;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod weights;
 mod window;
@@ -32,6 +35,7 @@ pub use weights::{Matrix, Vector, WeightBytes};
 use crate::backend::{Precision, Rows};
 use crate::model::ModelSpec;
 use crate::{Error, Model, Result};
+use blas::Blas;
 use memory::DeviceArena;
 use module::Module;
 use rows::{RowSet, RowTables};
@@ -121,6 +125,7 @@ pub struct CudaBackend {
     /// What everything is carved from, if it was obtained at once.
     arena: Option<DeviceArena>,
     stream: Stream,
+    blas: Option<Blas>,
     kernels: Kernels,
     module: Module,
     device: Arc<Device>,
@@ -168,7 +173,7 @@ impl CudaBackend {
             attention: attention::Kernels::load(&module, storage)?,
             attention_vjp: attention_vjp::Kernels::load(&module)?,
             embed: embed::Kernels::load(&module)?,
-            linear: linear::Kernels::load(&module, storage)?,
+            linear: linear::Kernels::load(&module)?,
             norm: norm::Kernels::load(&module)?,
             residual: residual::Kernels::load(&module)?,
         };
@@ -187,6 +192,7 @@ impl CudaBackend {
             rows: Mutex::new(RowTables::EMPTY),
             arena,
             stream,
+            blas: if options.own_products { None } else { Blas::load(&device, storage) },
             kernels,
             module,
             device,
@@ -201,6 +207,11 @@ impl CudaBackend {
     /// Compute capability that the kernels in use were compiled for.
     pub fn architecture(&self) -> (u32, u32) {
         self.module.architecture
+    }
+
+    /// What computes matrix products.
+    pub fn products(&self) -> &'static str {
+        if self.blas.is_some() { "cuBLASLt" } else { "our own kernels" }
     }
 
     /// Waits until the device has done all that it was given. Errors: [`Error::Device`], also of what was given before.
@@ -222,6 +233,13 @@ impl CudaBackend {
                 f(window.insert(Window::new(&self.device, self.arena.as_ref(), len)?))
             }
         }
+    }
+}
+
+impl Drop for CudaBackend {
+    fn drop(&mut self) {
+        // Pinned memory that the device still reads or writes must not go before it is done.
+        self.stream.synchronize().ok();
     }
 }
 

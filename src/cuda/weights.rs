@@ -8,7 +8,7 @@ use super::stream::Stream;
 use super::streamed::{Layout, State, Streamed};
 use super::upload::Uploader;
 use crate::model::Model;
-use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef, VectorRef};
+use crate::weights::{BlockRef, LinearRef, NormRef, VectorRef};
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -128,11 +128,6 @@ impl Store {
     pub(super) fn new(device: &Arc<Device>, storage: Storage, streamed: bool) -> Self {
         let device = device.clone();
         Store { device, storage, streamed, loading: Mutex::default(), blocks: OnceLock::new() }
-    }
-
-    /// Whether blocks are streamed.
-    pub(super) fn streams(&self) -> bool {
-        self.streamed
     }
 
     /// Obtains the memory for `model`'s weights, from `arena` if there is one. Errors: there is not enough.

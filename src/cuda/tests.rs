@@ -1,0 +1,100 @@
+//! The table of operations on a GPU, or on the emulator; and what only this backend does: streaming and its budget.
+
+use super::{CudaBackend, CudaOptions};
+use crate::backend::Precision;
+use crate::encoder::Pass;
+use crate::engine::Native;
+use crate::model::{LoadOptions, Model, PromptLayout};
+use crate::ops::table::{check_independence, compare, run, shapes};
+use std::path::Path;
+
+#[path = "../../tests/emulator/mod.rs"]
+mod emulator;
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
+
+fn backend(precision: Precision) -> CudaBackend {
+    // Only our own products are independent of what they are computed with.
+    CudaBackend::new(CudaOptions { precision, own_products: true, ..CudaOptions::default() }).unwrap()
+}
+
+#[test]
+fn every_operation_agrees_with_the_f64_reference() {
+    if !emulator::load() {
+        return;
+    }
+    let mut worst = std::collections::BTreeMap::new();
+    for precision in PRECISIONS {
+        let backend = backend(precision);
+        for shape in shapes() {
+            for found in compare(&backend, &shape) {
+                let (name, error) = (format!("{} {precision}", found.name), found.error);
+                // The table's values have 22 bits; beyond that an operation adds roundings of what is stored.
+                let limit = match (found.name.as_str(), precision) {
+                    ("gather" | "scatter" | "patches" | "zero", Precision::F32) => 0.0,
+                    (_, Precision::F32) => 1e-5,
+                    (_, Precision::F16) => 4e-3,
+                    (_, Precision::Bf16) => 3e-2,
+                };
+                assert!(error <= limit, "{name}, {shape:?}: off by {error:e}");
+                let entry = worst.entry(name).or_insert(0.0_f64);
+                *entry = entry.max(error);
+            }
+        }
+    }
+    println!("{worst:#?}");
+}
+
+#[test]
+fn results_repeat_and_do_not_depend_on_the_other_examples() {
+    if !emulator::load() {
+        return;
+    }
+    for precision in PRECISIONS {
+        let backend = backend(precision);
+        for shape in shapes() {
+            check_independence(&backend, &shape);
+            let [first, second] = [(); 2].map(|()| run(&backend, &shape));
+            assert!(first == second, "{precision}, {shape:?}");
+        }
+    }
+}
+
+/// Head inputs of a dual pass of a golden model.
+fn pass(options: CudaOptions, chunk: usize, examples: usize) -> (Vec<f32>, u64) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/timm_gap");
+    let model = Model::open(&path, &LoadOptions::default()).unwrap();
+    let native = Native::load(CudaBackend::new(options).unwrap(), &model).unwrap().by_blocks(chunk);
+    let layout = PromptLayout { prompts: 2, deep: true, insert_at: 1 };
+    let mut engine = native.engine(layout, examples, 2).unwrap();
+    let values = |len: usize| (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect::<Vec<f32>>();
+    let images = values(examples * engine.image_len());
+    let prompts = values(layout.parameters(&model.spec));
+    let mut out = vec![0.0; 3 * examples * model.spec.head_width()];
+    // Twice: the second finds everything where the first left it.
+    for _ in 0..2 {
+        let pass = Pass { images: &images, prompts: &prompts, tangents: 2 };
+        let mut draw = |set: usize, y: &mut [f32]| {
+            y.iter_mut().enumerate().for_each(|(i, y)| *y = ((i * 7 + set) % 13) as f32 / 13.0 - 0.5);
+            Ok(())
+        };
+        engine.dual(pass, &mut draw, &mut out).unwrap();
+    }
+    (out, native.backend().device().peak())
+}
+
+#[test]
+fn streamed_weights_and_passes_by_blocks_change_no_bit() {
+    if !emulator::load() {
+        return;
+    }
+    for precision in PRECISIONS {
+        let options = CudaOptions { precision, own_products: true, ..CudaOptions::default() };
+        let (expected, resident) = pass(options, usize::MAX, 5);
+        for (streamed, chunk) in [(false, 2), (true, usize::MAX), (true, 1), (true, 2)] {
+            let (found, bytes) = pass(CudaOptions { streamed, ..options }, chunk, 5);
+            assert!(found == expected, "{precision}, streamed {streamed}, {chunk} at a time");
+            assert!(bytes < resident, "{bytes} bytes of device memory, and {resident} with everything resident");
+        }
+    }
+}
