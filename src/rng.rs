@@ -15,6 +15,8 @@
 //! Normals are Box–Muller in f64 over (x + ½)·2⁻³², rounded to f32. Logarithm, sine and cosine are series over
 //! `+ − × ÷ √` here, not the platform's, so on any IEEE 754 device that does not contract multiply-adds the bits agree too.
 
+use std::ops::Range;
+
 /// One block of Philox-4x32-10: four words from a counter and a key.
 #[inline]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -108,6 +110,42 @@ impl Stream {
     /// The sequence's words, one after another.
     pub fn words(self) -> impl Iterator<Item = u32> {
         (0..=u32::MAX).flat_map(move |block| self.block(block))
+    }
+}
+
+/// Noise of a prompt set in a step: a row for every tangent and example, tangents outermost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// As [`Stream::seed`].
+    pub seed: u64,
+    /// Optimizer step.
+    pub step: u64,
+    /// Prompt set.
+    pub set: usize,
+    /// Tangents.
+    pub tangents: Range<usize>,
+    /// Positions in the batch.
+    pub examples: Range<usize>,
+    /// All examples have example 0's noise.
+    pub shared: bool,
+}
+
+impl Draw {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.tangents.len() * self.examples.len()
+    }
+
+    /// The numbers of row `row`, below [`Draw::rows`].
+    pub fn stream(&self, row: usize) -> Stream {
+        let examples = self.examples.len();
+        self.of(self.examples.start + row % examples, self.tangents.start + row / examples)
+    }
+
+    /// The numbers of an example and tangent.
+    pub fn of(&self, example: usize, tangent: usize) -> Stream {
+        let example = if self.shared { 0 } else { example as u32 };
+        Stream { seed: self.seed, step: self.step, example, tangent: tangent as u32, set: self.set as u32 }
     }
 }
 

@@ -11,6 +11,7 @@ pub use rows::Rows;
 use crate::Result;
 use crate::model::{Activation, Mlp, Model, ModelSpec};
 use crate::ops::Real;
+use crate::rng::Draw;
 use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
 use std::ops::{DerefMut, Range};
@@ -203,6 +204,18 @@ pub trait Backend {
     fn write(&self, buffer: &mut Self::Buffer, offset: usize, data: &[Self::Elem]) -> Result<()>;
     /// Device to host, from element `offset` on.
     fn read(&self, buffer: &Self::Buffer, offset: usize, data: &mut [Self::Elem]) -> Result<()>;
+    /// `out` `[|rows|, len]` = rows of a guess's noise, made where they are used. False: this backend does not, and the caller
+    /// writes them.
+    fn noise(&self, draw: &Draw, rows: Range<usize>, len: usize, out: &mut Self::Buffer) -> Result<bool> {
+        let _ = (draw, rows, len, out);
+        Ok(false)
+    }
+    /// `out` `[m]` = Σ_b Σ_k weights[b, k]·n_kb over the draw's noise of m values, in that order, in f64. False: this backend does
+    /// not, and the caller does.
+    fn noise_sum(&self, draw: &Draw, weights: &[f64], out: &mut [f64]) -> Result<bool> {
+        let _ = (draw, weights, out);
+        Ok(false)
+    }
     /// Zeroes a range of elements.
     fn zero(&self, buffer: &mut Self::Buffer, range: Range<usize>) -> Result<()>;
 

@@ -2,12 +2,13 @@
 
 use super::memory::{Buffer, DeviceArena};
 use super::{CudaBackend, Matrix, Precision, Vector, image_len, lock};
-use super::{activation, attention, attention_vjp, embed, linear, norm, residual};
+use super::{activation, attention, attention_vjp, embed, linear, noise, norm, residual};
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
 use crate::cpu::memory::Buffer as Staging;
 use crate::memory::Arena;
 use crate::model::{Mlp, Model, ModelSpec};
+use crate::rng::Draw;
 use crate::weights::{LinearRef, VectorRef};
 use std::ops::Range;
 
@@ -89,6 +90,14 @@ impl Backend for CudaBackend {
 
     fn read(&self, buffer: &Buffer, offset: usize, data: &mut [f32]) -> Result<()> {
         embed::read(self, buffer, offset, data)
+    }
+
+    fn noise(&self, draw: &Draw, rows: Range<usize>, len: usize, out: &mut Buffer) -> Result<bool> {
+        noise::noise(self, draw, rows, len, out).map(|()| true)
+    }
+
+    fn noise_sum(&self, draw: &Draw, weights: &[f64], out: &mut [f64]) -> Result<bool> {
+        noise::noise_sum(self, draw, weights, out).map(|()| true)
     }
 
     fn zero(&self, buffer: &mut Buffer, range: Range<usize>) -> Result<()> {

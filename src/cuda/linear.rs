@@ -6,7 +6,7 @@
 use super::blas::{Operands, Shape};
 use super::memory::Buffer;
 use super::module::{Kernel, Launch, Module};
-use super::{CudaBackend, Matrix, Vector, narrow};
+use super::{CudaBackend, Matrix, Storage, Vector, narrow};
 use crate::Result;
 use crate::backend::{At, Linear};
 use std::ops::Range;
@@ -139,13 +139,34 @@ fn product(
 
 /// Our own.
 pub(super) struct Kernels {
-    /// y = x·Wᵀ and y = x·W.
-    large: [Kernel; 2],
+    /// Of y = x·Wᵀ and of y = x·W.
+    products: [[Instance; 2]; 2],
+}
+
+/// A kernel, the sides of its tile, and how it is launched.
+#[derive(Clone, Copy)]
+struct Instance {
+    kernel: Kernel,
+    side: usize,
+    block: u32,
+    shared: usize,
 }
 
 impl Kernels {
-    pub(super) fn load(module: &Module) -> Result<Self> {
-        Ok(Kernels { large: [module.kernel("linear")?, module.kernel("linear_vjp")?] })
+    pub(super) fn load(module: &Module, storage: Storage) -> Result<Self> {
+        // Three stages of two tiles that are 32 values deep; in f32 there is one size and its memory is not dynamic.
+        let shared = |side: usize| if storage == Storage::F32 { 0 } else { 3 * 2 * side * 32 * storage.size() };
+        let instance = |name, side, block| -> Result<Instance> {
+            Ok(Instance { kernel: module.kernel(name)?, side, block, shared: shared(side) })
+        };
+        let both = |large: &'static str, small: &'static str| -> Result<[Instance; 2]> {
+            if storage == Storage::F32 {
+                let only = instance(large, 64, 256)?;
+                return Ok([only, only]);
+            }
+            Ok([instance(large, 128, 256)?, instance(small, 64, 128)?])
+        };
+        Ok(Kernels { products: [both("linear", "linear_small")?, both("linear_vjp", "linear_vjp_small")?] })
     }
 
     fn run(&self, gpu: &CudaBackend, shape: &Shape, operands: &Operands, biased: usize) -> Result<()> {
@@ -166,8 +187,12 @@ impl Kernels {
             accumulate: u32::from(accumulate),
             unused: 0,
         };
-        let kernel = self.large[usize::from(!transposed)];
-        let launch = Launch { grid: [1, 1, 1], block: 256, shared: 0 };
+        let [large, small] = self.products[usize::from(!transposed)];
+        let tiles = |side: usize| count.div_ceil(side) * n.div_ceil(side);
+        // Large tiles once there are enough to keep all multiprocessors busy.
+        let busy = tiles(large.side) >= 2 * gpu.device.info().multiprocessors as usize;
+        let Instance { kernel, side, block, shared } = if busy { large } else { small };
+        let launch = Launch { shared, ..Launch::rows(tiles(side), block) };
         // SAFETY: the twin; the operands' sizes were checked.
         unsafe { kernel.launch(&gpu.stream, launch, &args) }
     }

@@ -17,6 +17,7 @@ mod embed;
 mod linear;
 pub mod memory;
 mod module;
+mod noise;
 mod norm;
 mod residual;
 mod rows;
@@ -138,6 +139,7 @@ struct Kernels {
     attention_vjp: attention_vjp::Kernels,
     embed: embed::Kernels,
     linear: linear::Kernels,
+    noise: noise::Kernels,
     norm: norm::Kernels,
     residual: residual::Kernels,
 }
@@ -173,7 +175,8 @@ impl CudaBackend {
             attention: attention::Kernels::load(&module, storage)?,
             attention_vjp: attention_vjp::Kernels::load(&module)?,
             embed: embed::Kernels::load(&module)?,
-            linear: linear::Kernels::load(&module)?,
+            linear: linear::Kernels::load(&module, storage)?,
+            noise: noise::Kernels::load(&module)?,
             norm: norm::Kernels::load(&module)?,
             residual: residual::Kernels::load(&module)?,
         };

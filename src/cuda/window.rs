@@ -66,6 +66,32 @@ impl Window {
         self.done[piece].record(stream)
     }
 
+    /// Sends `data` in one piece and receives `out` in the other; `work` gets their addresses on the device.
+    pub(super) fn exchange(
+        &mut self,
+        stream: &Stream,
+        data: &[f64],
+        out: &mut [f64],
+        work: impl FnOnce(u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        assert!(2 * data.len().max(out.len()) <= self.len, "a piece holds each");
+        let address = self.landing.start();
+        let [(first, from), (second, to)] = [self.piece(), self.piece()];
+        self.done[first].synchronize()?;
+        self.done[second].synchronize()?;
+        let bytes = self.pinned.bytes(from..from + size_of_val(data));
+        bytes.as_chunks_mut().0.iter_mut().zip(data).for_each(|(to, v)| *to = v.to_ne_bytes());
+        // SAFETY: within the part; the pinned bytes stay until the stream has come to its end below.
+        unsafe { stream.upload(address + from as u64, bytes)? };
+        work(address + from as u64, address + to as u64)?;
+        let bytes = self.pinned.bytes(to..to + size_of_val(out));
+        // SAFETY: as above.
+        unsafe { stream.download(address + to as u64, bytes)? };
+        stream.synchronize()?;
+        out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, v)| *out = f64::from_ne_bytes(*v));
+        Ok(())
+    }
+
     /// Receives at most [`Window::len`] values, which `give` puts at the address it gets.
     pub(super) fn receive(
         &mut self,
@@ -83,5 +109,14 @@ impl Window {
         stream.synchronize()?;
         data.copy_from_slice(self.pinned.floats(start, data.len()));
         Ok(())
+    }
+}
+
+impl Drop for Window {
+    /// The device may still be copying.
+    fn drop(&mut self) {
+        self.done.iter().for_each(|done| {
+            done.synchronize().ok();
+        });
     }
 }

@@ -15,6 +15,7 @@ pub use weight_transpose::WeightTranspose;
 use crate::Result;
 use crate::backend::Needs;
 use crate::model::{ModelSpec, PromptLayout};
+use crate::rng::Draw;
 use crate::tune::GuessKind;
 
 /// What the guess of this kind carves, in passes of up to `examples` examples and `tangents` tangents.
@@ -46,6 +47,19 @@ pub trait Guess: Send {
 
     /// Called once per step, before [`Guess::map`], with the prompts `[S, p, d]`.
     fn prepare(&mut self, prompts: &[f32]) -> Result<()>;
+
+    /// y = A_s·n for all of the draw's noise, `[rows, p, d]`, where the guess can make the noise nearer to where it is used. False:
+    /// it cannot, and the caller makes it for [`Guess::map`].
+    fn draw(&mut self, draw: &Draw, y: &mut [f32]) -> Result<bool> {
+        let _ = (draw, y);
+        Ok(false)
+    }
+
+    /// Σ weights·n over the draw's noise, as [`Backend::noise_sum`](crate::backend::Backend::noise_sum).
+    fn sum(&self, draw: &Draw, weights: &[f64], out: &mut [f64]) -> Result<bool> {
+        let _ = (draw, weights, out);
+        Ok(false)
+    }
 
     /// y = A_s·n row by row: `noise` `[rows, m]` → `y` `[rows, d]`. Row r belongs to prompt r mod p; rows is a multiple of p.
     fn map(&mut self, set: usize, noise: &[f32], y: &mut [f32]) -> Result<()>;

@@ -15,6 +15,7 @@ use crate::encoder::Weights;
 use crate::engine::NativeBackend;
 use crate::model::{ModelSpec, PromptLayout};
 use crate::ops::norm;
+use crate::rng::Draw;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -143,15 +144,31 @@ impl<B: Backend<Elem = f32>> Products<B> {
 
     /// Wᵀ g of each row g of `rows` `[count, n]`, `[count, d]`.
     fn transposed(&mut self, layer: &Layer, rows: &[f32]) -> Result<&[f32]> {
-        let (d, n) = (self.width, layer.outputs.len());
-        let count = rows.len() / n;
-        let linear = &self.weights.blocks[layer.block].qkv;
         self.backend.write(&mut self.input, 0, rows)?;
+        self.transpose_input(layer, rows.len() / layer.outputs.len())
+    }
+
+    /// Wᵀ g of each of the `count` rows g that stand in `input`.
+    fn transpose_input(&mut self, layer: &Layer, count: usize) -> Result<&[f32]> {
+        let (d, n) = (self.width, layer.outputs.len());
+        let linear = &self.weights.blocks[layer.block].qkv;
         let from = At::start(&self.input, n);
         self.backend.linear_vjp(count, linear, layer.outputs.clone(), from, false, &mut self.output, 0)?;
         let host = &mut self.host[..count * d];
         self.backend.read(&self.output, 0, host)?;
         Ok(host)
+    }
+}
+
+impl Layer {
+    /// y = c·J_LNᵀ g of each row g of `products`, `[rows, d]`, at the prompts `values` `[p, d]` in turn.
+    fn through_norm(&self, values: &[f32], products: &[f32], y: &mut [f32]) {
+        let (d, p) = (self.gamma.len(), self.scale.len());
+        for (r, (g, y)) in products.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+            y.fill(0.0);
+            norm::vjp(&values[r % p * d..][..d], g, &self.gamma, self.eps, y);
+            y.iter_mut().for_each(|v| *v *= self.scale[r % p]);
+        }
     }
 }
 
@@ -184,6 +201,27 @@ impl<B: NativeBackend> Guess for WeightTranspose<B> {
         Ok(())
     }
 
+    fn draw(&mut self, draw: &Draw, y: &mut [f32]) -> Result<bool> {
+        let (d, p) = (self.products.width, self.prompts);
+        let layer = &self.layers[draw.set];
+        let values = &self.values[draw.set * p * d..][..p * d];
+        // A row of noise is p rows of W's outputs.
+        let most = (self.products.chunk / p).max(1);
+        for (i, y) in y.chunks_mut(most * p * d).enumerate() {
+            let rows = i * most..i * most + y.len() / (p * d);
+            let Products { backend, input, .. } = &mut self.products;
+            if !backend.noise(draw, rows, p * layer.outputs.len(), input)? {
+                return Ok(false);
+            }
+            layer.through_norm(values, self.products.transpose_input(layer, y.len() / d)?, y);
+        }
+        Ok(true)
+    }
+
+    fn sum(&self, draw: &Draw, weights: &[f64], out: &mut [f64]) -> Result<bool> {
+        self.products.backend.noise_sum(draw, weights, out)
+    }
+
     fn map(&mut self, set: usize, noise: &[f32], y: &mut [f32]) -> Result<()> {
         let (d, p) = (self.products.width, self.prompts);
         let layer = &self.layers[set];
@@ -192,12 +230,7 @@ impl<B: NativeBackend> Guess for WeightTranspose<B> {
         // Whole groups of p rows per product, so that row r keeps belonging to prompt r mod p.
         let chunk = (self.products.chunk / p * p).max(p);
         for (noise, y) in noise.chunks(chunk * m).zip(y.chunks_mut(chunk * d)) {
-            let products = self.products.transposed(layer, noise)?;
-            for (r, (g, y)) in products.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
-                y.fill(0.0);
-                norm::vjp(&values[r % p * d..][..d], g, &layer.gamma, layer.eps, y);
-                y.iter_mut().for_each(|v| *v *= layer.scale[r % p]);
-            }
+            layer.through_norm(values, self.products.transposed(layer, noise)?, y);
         }
         Ok(())
     }

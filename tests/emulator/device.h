@@ -71,6 +71,19 @@ static inline float bits_float(uint32_t bits) {
     std::memcpy(&v, &bits, 4);
     return v;
 }
+static inline uint64_t double_bits(double v) {
+    uint64_t bits;
+    std::memcpy(&bits, &v, 8);
+    return bits;
+}
+static inline double bits_double(uint64_t bits) {
+    double v;
+    std::memcpy(&v, &bits, 8);
+    return v;
+}
+// The emulator is compiled with -ffp-contract=off.
+static inline double mul(double a, double b) { return a * b; }
+static inline double add(double a, double b) { return a + b; }
 static inline float half_float(uint16_t h) {
     uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
     if (rest >= 0x7c00) return bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);

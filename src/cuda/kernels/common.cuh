@@ -67,16 +67,30 @@ DEVICE f16 to_f16(float v) {
 }
 DEVICE u32 float_bits(float v) { return __float_as_uint(v); }
 DEVICE float bits_float(u32 v) { return __uint_as_float(v); }
+DEVICE u64 double_bits(double v) { return u64(__double_as_longlong(v)); }
+DEVICE double bits_double(u64 v) { return __longlong_as_double((long long)v); }
+// Never contracted into a fused multiply-add.
+DEVICE double mul(double a, double b) { return __dmul_rn(a, b); }
+DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
 #endif
 
+DEVICE float negative_infinity() { return bits_float(0xff800000u); }
 DEVICE float to_float(float v) { return v; }
 DEVICE float to_float(bf16 v) { return bits_float(u32(v.bits) << 16); }
-// To nearest, ties to even; NaN stays NaN.
+// To nearest, ties to even.
+#if defined(EMULATED) || __CUDA_ARCH__ < 800
 DEVICE bf16 to_bf16(float v) {
     u32 bits = float_bits(v);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16{u16(bits >> 16 | 0x40)};
     return bf16{u16((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
 }
+#else
+DEVICE bf16 to_bf16(float v) {
+    bf16 r;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(v));
+    return r;
+}
+#endif
 
 template <class T> DEVICE T from_float(float v);
 template <> DEVICE float from_float<float>(float v) { return v; }
