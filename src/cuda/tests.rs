@@ -18,6 +18,14 @@ fn backend(precision: Precision) -> CudaBackend {
     CudaBackend::new(CudaOptions { precision, own_products: true, ..CudaOptions::default() }).unwrap()
 }
 
+fn rounding(precision: Precision) -> fn(f64) -> f64 {
+    match precision {
+        Precision::F32 => |v| v,
+        Precision::F16 => |v| half::f16::from_f64(v).to_f64(),
+        Precision::Bf16 => |v| half::bf16::from_f64(v).to_f64(),
+    }
+}
+
 #[test]
 fn every_operation_agrees_with_the_f64_reference() {
     if !emulator::load() {
@@ -26,7 +34,8 @@ fn every_operation_agrees_with_the_f64_reference() {
     let mut worst = std::collections::BTreeMap::new();
     for precision in PRECISIONS {
         let backend = backend(precision);
-        for shape in shapes() {
+        for mut shape in shapes() {
+            shape.round = rounding(precision);
             for found in compare(&backend, &shape) {
                 let (name, error) = (format!("{} {precision}", found.name), found.error);
                 // The table's values have 22 bits; beyond that an operation adds roundings of what is stored.
@@ -36,7 +45,9 @@ fn every_operation_agrees_with_the_f64_reference() {
                     (_, Precision::F16) => 4e-3,
                     (_, Precision::Bf16) => 3e-2,
                 };
-                assert!(error <= limit, "{name}, {shape:?}: off by {error:e}");
+                // Half of f16's smallest number, below which there are no digits.
+                let nothing = precision == Precision::F16 && found.gap < 3e-8;
+                assert!(error <= limit || nothing, "{name}, {shape:?}: off by {error:e}");
                 let entry = worst.entry(name).or_insert(0.0_f64);
                 *entry = entry.max(error);
             }
@@ -94,7 +105,7 @@ fn streamed_weights_and_passes_by_blocks_change_no_bit() {
         for (streamed, chunk) in [(false, 2), (true, usize::MAX), (true, 1), (true, 2)] {
             let (found, bytes) = pass(CudaOptions { streamed, ..options }, chunk, 5);
             assert!(found == expected, "{precision}, streamed {streamed}, {chunk} at a time");
-            assert!(bytes < resident, "{bytes} bytes of device memory, and {resident} with everything resident");
+            assert!(!streamed || bytes < resident, "{bytes} bytes of device memory, and {resident} with everything resident");
         }
     }
 }

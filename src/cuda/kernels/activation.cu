@@ -29,7 +29,8 @@ DEVICE float sigmoid(float x) {
 DEVICE Point activate(u32 kind, float x) {
     switch (kind) {
     case 0: {
-        float cdf = 0.5f * (1.0f + erff(x * 0.707106781f)), density = expf(-0.5f * x * x) * 0.398942280f;
+        // Not 1 + erf, which loses all digits of the left tail.
+        float cdf = 0.5f * erfcf(x * -0.707106781f), density = expf(-0.5f * x * x) * 0.398942280f;
         return {x * cdf, cdf + x * density};
     }
     case 1: {
