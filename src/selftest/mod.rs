@@ -79,8 +79,9 @@ impl Check {
     }
 
     /// Beside PyTorch's error, which bounds it too, but for losses: a case has two to four of them, and the error of so few
-    /// numbers is chance. Over all cases together theirs bounds ours (`tests/golden.rs`).
-    fn beside(self, pytorch: Option<f64>) -> Self {
+    /// numbers is chance. Over all cases together theirs bounds ours (`tests/golden.rs`), on a GPU of everything: what is stored
+    /// there is rounded as often as in PyTorch, so that on a single case either may be the luckier one.
+    fn bounded_by(self, pytorch: Option<f64>) -> Self {
         let bound = pytorch.filter(|_| self.name != "losses").map_or(f64::INFINITY, |theirs| peer::MOST * theirs);
         Check { tolerance: self.tolerance.min(bound), pytorch, ..self }
     }

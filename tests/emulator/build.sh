@@ -18,7 +18,7 @@ if [ -e "$out/libcuda.so" ] && [ "$(cat "$out/hash" 2>/dev/null)" = "$hash" ]; t
 fi
 work=$(mktemp -d "$out/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-flags=(-O2 -std=c++17 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas -Isrc/cuda/kernels -include tests/emulator/device.h)
+flags=(-O3 -std=c++17 -fPIC -ffp-contract=off -Wall -Wextra -Werror -Wno-unknown-pragmas -Isrc/cuda/kernels -include tests/emulator/device.h)
 printf '%s\0' "${sources[@]}" | xargs -0 -P "$(nproc)" -I{} bash -c \
     '"$0" "${@:2}" -x c++ -c "$1" -o "'"$work"'/$(basename "$1").o"' "$cxx" {} "${flags[@]}"
 objects=$(find "$work" -name '*.o' ! -name 'cublaslt.cpp.o')

@@ -25,6 +25,8 @@ void warp_barrier();
 // All lanes call with a value of `size` bytes, at most 64, and receive all 32 values, lane by lane: valid until the next call
 // but one.
 const unsigned char *exchange(const void *value, unsigned size);
+// As exchange, after whichever lane came last has let `work` loose on the values.
+const unsigned char *exchange(const void *value, unsigned size, void (*work)(unsigned char *values));
 // Runs a grid; blocks run on all cores, in no order. Aborts with a message when threads wait for each other for ever.
 void launch(void (*kernel)(void **params), void **params, Dim3 grid, Dim3 block, unsigned shared_bytes);
 } // namespace emulator
@@ -118,24 +120,36 @@ template <class T> float half_value(uint16_t bits);
 template <> inline float half_value<f16>(uint16_t bits) { return half_float(bits); }
 template <> inline float half_value<bf16>(uint16_t bits) { return bits_float(uint32_t(bits) << 16); }
 
-template <class T> void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const unsigned char *all = emulator::exchange(mine, sizeof mine);
-    int group = emulator::lane() / 4, pair = emulator::lane() % 4;
-    auto half = [&](int lane, int word, int high) {
-        uint16_t bits;
-        std::memcpy(&bits, all + lane * sizeof mine + word * 4 + high * 2, 2);
-        return half_value<T>(bits);
-    };
-    for (int i = 0; i < 4; i++) {
-        int row_half = i / 2, column = 2 * pair + i % 2;
-        float sum = d[i];
-        for (int k = 0; k < 16; k++) {
-            int word = (k / 8) * 2 + row_half, lane = group * 4 + (k % 8) / 2;
-            sum += half(lane, word, k % 2) * half(column * 4 + (k % 8) / 2, 4 + k / 8, k % 2);
-        }
-        d[i] = sum;
+// A lane's part of a product of tensor cores.
+struct Fragments {
+    float d[4];
+    unsigned a[4], b[2];
+};
+
+// All lanes' parts together: D += A·B, in the order of k.
+template <class T> void multiply_fragments(unsigned char *values) {
+    auto lanes = reinterpret_cast<Fragments *>(values);
+    auto half = [](unsigned word, int high) { return half_value<T>(uint16_t(word >> 16 * high)); };
+    float a[16][16], b[16][8], d[16][8];
+    for (int lane = 0; lane < 32; lane++) {
+        int group = lane / 4, pair = lane % 4 * 2;
+        for (int i = 0; i < 4; i++)
+            for (int e = 0; e < 2; e++) a[group + i % 2 * 8][pair + i / 2 * 8 + e] = half(lanes[lane].a[i], e);
+        for (int i = 0; i < 2; i++)
+            for (int e = 0; e < 2; e++) b[pair + i * 8 + e][group] = half(lanes[lane].b[i], e);
+        for (int i = 0; i < 4; i++) d[group + i / 2 * 8][pair + i % 2] = lanes[lane].d[i];
     }
+    for (int k = 0; k < 16; k++)
+        for (int row = 0; row < 16; row++)
+            for (int column = 0; column < 8; column++) d[row][column] += a[row][k] * b[k][column];
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) lanes[lane].d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+}
+
+template <class T> void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    Fragments mine = {{d[0], d[1], d[2], d[3]}, {a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    const unsigned char *all = emulator::exchange(&mine, sizeof mine, multiply_fragments<T>);
+    std::memcpy(d, all + emulator::lane() * sizeof mine, sizeof d);
 }
 
 template <bool transposed> void load_matrices(unsigned (&r)[4], const void *row) {

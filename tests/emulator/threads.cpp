@@ -160,12 +160,16 @@ void warp_barrier() {
     yield();
 }
 
-const unsigned char *exchange(const void *value, unsigned size) {
+const unsigned char *exchange(const void *value, unsigned size) { return exchange(value, size, nullptr); }
+
+const unsigned char *exchange(const void *value, unsigned size, void (*work)(unsigned char *values)) {
     Block &block = *current;
     Fiber &fiber = block.fibers[block.running];
+    Warp &warp = block.warps[block.running / LANES];
     if (size > EXCHANGED) std::abort();
-    unsigned char *area = block.warps[block.running / LANES].values[fiber.exchanges++ % 2];
+    unsigned char *area = warp.values[fiber.exchanges++ % 2];
     std::memcpy(area + block.running % LANES * size, value, size);
+    if (work && warp.arrived + 1 == warp.alive) work(area);
     warp_barrier();
     return area;
 }

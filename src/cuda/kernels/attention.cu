@@ -177,11 +177,12 @@ template <class T, u32 dim, u32 G> DEVICE void sweep(const AttentionArgs &a) {
             for (u32 j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (u32 e = 2 * half; e < 2 * half + 2; e++) {
-                    scores[j][e] = exp2f(scores[j][e] - best);
+                    // Summed as they are multiplied: a rounding then moves the mean by its share of v − o, not of v.
+                    scores[j][e] = to_float(from_float<T>(exp2f(scores[j][e] - best)));
                     total[half] += scores[j][e];
 #pragma unroll
                     for (u32 g = 0; g < G; g++) {
-                        moved[g][j][e] *= a.scale * scores[j][e];
+                        moved[g][j][e] = to_float(from_float<T>(moved[g][j][e] * a.scale * scores[j][e]));
                         along[g][half] += moved[g][j][e];
                     }
                 }
