@@ -33,12 +33,24 @@ fn all_cases() -> [Vec<(PathBuf, Option<PathBuf>)>; 2] {
     [own, cases(&shared.join("fixtures")).into_iter().map(model).collect()]
 }
 
+/// On the emulator the pass of a real size, a billion multiply-adds an image, is for f16 alone.
+fn affordable(arithmetic: Arithmetic, case: &Path) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Arithmetic::Cuda(_, precision) = arithmetic
+        && std::env::var_os("FORETUNE_TEST_DEVICE").is_none()
+    {
+        return precision == Precision::F16 || !case.ends_with("real_vit_tiny");
+    }
+    let _ = (arithmetic, case);
+    true
+}
+
 /// Runs all cases. Where PyTorch's errors in the same precision are known, ours over all cases of a set are at most 1.5 times
 /// those; both are printed.
 fn check(arithmetic: Arithmetic) {
     for set in all_cases() {
         let mut checks: Vec<Check> = Vec::new();
-        for (case, model) in set {
+        for (case, model) in set.into_iter().filter(|(case, _)| affordable(arithmetic, case)) {
             let found = run_case(&case, model.as_deref(), arithmetic, None).unwrap_or_else(|e| panic!("{e}"));
             for check in found {
                 assert!(check.passed(), "{}: {arithmetic:?}: {check:?}", case.display());

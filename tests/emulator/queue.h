@@ -1,90 +1,83 @@
-// Memory and streams of the emulated device.
+// Streams of the emulated device.
 //
-// A stream is a queue of work that runs when somebody waits for it and not before: who reuses a buffer too early, or forgets an
-// event, gets wrong results here as he may on a GPU. FORETUNE_EMULATOR_EAGER=1 runs everything at once instead.
+// A stream is a queue of work that runs when somebody waits for it and not before: who reuses a buffer too early, or
+// forgets an event, gets wrong results here as he may on a GPU. Streams run one after another, in whatever order they
+// are waited for.
 #pragma once
 
-#include <cstddef>
+#include "status.h"
+
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
+#include <set>
+#include <thread>
 #include <vector>
 
 namespace emulator {
-// CUresult.
-enum Status {
-    SUCCESS = 0,
-    INVALID_VALUE = 1,
-    OUT_OF_MEMORY = 2,
-    NO_DEVICE = 100,
-    INVALID_IMAGE = 200,
-    INVALID_CONTEXT = 201,
-    NO_BINARY_FOR_GPU = 209,
-    INVALID_PTX = 218,
-    UNSUPPORTED_PTX_VERSION = 222,
-    INVALID_HANDLE = 400,
-    NOT_FOUND = 500,
-    ILLEGAL_ADDRESS = 700,
-    LAUNCH_FAILED = 719,
+struct Work {
+    std::function<Status()> run;
+    bool is_launch = false;
 };
 
-using Work = std::function<Status()>;
-
-struct Stream;
-
-// The last record of an event: the stream and how many of its works come before.
-struct Event {
-    Stream *stream = nullptr;
-    uint64_t after = 0;
+// Recording into a graph, as cuStreamBeginCapture asks for it.
+struct Capture {
+    int mode;
+    std::thread::id thread;
+    bool invalidated = false;
+    std::vector<Work> works = {};
 };
 
 struct Stream {
-    std::deque<Work> queue;
+    // Whether it and the default stream wait for each other.
+    bool blocking;
+    std::deque<Work> queue = {};
     uint64_t done = 0;
-    // Works so far, done or not.
+    std::unique_ptr<Capture> capture = nullptr;
+
     uint64_t issued() const { return done + queue.size(); }
-    // While works are recorded for a graph.
-    std::vector<Work> *recording = nullptr;
+};
+using StreamRef = std::shared_ptr<Stream>;
+
+// A point in a stream: after its first `after` works.
+struct Moment {
+    StreamRef stream = nullptr;
+    uint64_t after = 0;
+
+    bool reached() const { return !stream || stream->done >= after; }
 };
 
-// The one device. All functions expect its lock to be held.
-struct Machine {
-    std::recursive_mutex lock;
-    std::map<Stream *, std::unique_ptr<Stream>> streams;
-    std::map<Event *, std::unique_ptr<Event>> events;
-    // Once something has gone wrong, everything fails with it.
+class Queues {
+  public:
+    // What went wrong in a work; from then on everything fails with it.
     Status failed = SUCCESS;
+    // Whether the device has fallen off the bus.
+    bool lost = false;
     uint64_t launches = 0;
 
-    Status enqueue(Stream *stream, Work work);
-    // Runs a stream up to its `until`th work.
-    Status run(Stream *stream, uint64_t until);
+    StreamRef make(bool blocking);
+    // Null for what is no stream.
+    StreamRef find(void *handle) const;
+    // What it still has to do is done all the same.
+    void destroy(const StreamRef &stream);
+    static Moment now(const StreamRef &stream) { return {stream, stream->issued()}; }
+
+    Status enqueue(const StreamRef &stream, Work work);
+    Status wait(const StreamRef &stream, Moment moment);
+    Status run(const Moment &moment);
     Status run_all();
-    Status wait(Stream *stream, const Event &event);
+    // One work of the stream, for who asks again and again whether it is done.
+    void advance(const StreamRef &stream);
 
-    void *allocate(size_t bytes);
-    bool release(void *start);
-    // Whether the range lies within one allocation.
-    bool contains(const void *start, size_t bytes) const;
-    bool pinned(const void *start, size_t bytes) const;
-    void *pin(size_t bytes);
-    bool unpin(void *start);
-    uint64_t total() const;
-    uint64_t live() const { return live_bytes; }
-
-    // The number that FORETUNE_EMULATOR_FAIL has for `what`, or `otherwise`: "alloc:3,capability:75".
-    static long setting(const char *what, long otherwise);
-    void check_guards() const;
-    ~Machine();
+    // For calls that a capture does not allow while it goes on: fails and spoils it.
+    Status forbid_in_captures();
 
   private:
-    // Start → size, within guards.
-    std::map<uint8_t *, size_t> blocks, pinned_blocks;
-    uint64_t live_bytes = 0, peak_bytes = 0, allocations = 0;
-};
+    void append(const StreamRef &stream, Work work);
+    void order_with_default(const StreamRef &stream);
 
-Machine &machine();
+    StreamRef standard = std::make_shared<Stream>(Stream{true});
+    std::set<StreamRef> streams, destroyed;
+};
 } // namespace emulator
