@@ -37,7 +37,7 @@ fn values(lines: &str) -> Vec<Value> {
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-const TUNE: &str = "--steps 20 --batch 4 --prompts 2 --tangents 2 --threads 1";
+const TUNE: &str = "--steps 20 --batch 4 --prompts 2 --tangents 2 --threads 1 --head linear";
 
 /// Losses of a run's steps.
 fn losses(lines: &str) -> Vec<f64> {
@@ -144,7 +144,7 @@ fn a_device_that_fails_leaves_a_run_that_can_be_resumed() {
         bench.tune(name, &format!("{TUNE} --device cuda --quiet --checkpoint-every 2 {more}"))
     };
     succeeds(folder, &tune("whole.safetensors", ""));
-    for launch in [1, 700, 1600] {
+    for launch in [1, 400, 1000] {
         let name = format!("cut{launch}.safetensors");
         let message = fails(folder, &tune(&name, ""), &format!("launch:{launch}"));
         assert!(message.contains("cuda:0") && message.contains("ILLEGAL_ADDRESS") && message.contains("--resume"), "{message}");
