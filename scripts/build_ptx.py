@@ -4,13 +4,14 @@
     scripts/build_ptx.py            compiles what has changed
     scripts/build_ptx.py --check    compiles everything and fails unless the committed files are what comes out
 
-One file holds the kernels of one storage type for one architecture. NVRTC 12.0.140 makes PTX ISA 8.0, which every driver of
+One file, gzipped, holds the kernels of one storage type for one architecture: `zcat` shows it. NVRTC 12.0.140 makes PTX ISA 8.0, which every driver of
 CUDA 12.0 and later loads; it needs no GPU. It is fetched from PyPI with pip into a cache unless NVRTC_DIR names the folder of
 libnvrtc.so.12. src/cuda/ptx/hash is over sources, options and the compiler's version, so that a change of any of them is seen.
 """
 
 import argparse
 import ctypes
+import gzip
 import hashlib
 import os
 import pathlib
@@ -103,12 +104,12 @@ def main() -> None:
     PTX.mkdir(exist_ok=True)
     for architecture, storages in MODULES.items():
         for storage in storages:
-            file = PTX / f"{storage}_{architecture}.ptx"
-            ptx = compile_module(library, architecture, storage)
+            file = PTX / f"{storage}_{architecture}.ptx.gz"
+            ptx = compile_module(library, architecture, storage).encode()
             if not check:
-                file.write_text(ptx)
-                print(f"{file.relative_to(ROOT)}: {len(ptx)} bytes")
-            elif not file.exists() or file.read_text() != ptx:
+                file.write_bytes(gzip.compress(ptx, mtime=0))
+                print(f"{file.relative_to(ROOT)}: {len(ptx)} bytes, {file.stat().st_size} compressed")
+            elif not file.exists() or gzip.decompress(file.read_bytes()) != ptx:
                 sys.exit(f"error: {file.relative_to(ROOT)} is not what its sources compile to; run scripts/build_ptx.py")
     if not check:
         stamp.write_text(digest + "\n")

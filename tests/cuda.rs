@@ -140,14 +140,16 @@ fn a_budget_is_kept_to_and_all_is_given_back() {
 fn a_device_that_fails_leaves_a_run_that_can_be_resumed() {
     let Some(folder) = emulator::folder() else { return };
     let bench = Bench::new(4, 2);
-    let tune = |name: &str, more: &str| {
-        bench.tune(name, &format!("{TUNE} --device cuda --quiet --checkpoint-every 2 {more}"))
-    };
+    let tune =
+        |name: &str, more: &str| bench.tune(name, &format!("{TUNE} --device cuda --quiet --checkpoint-every 2 {more}"));
     succeeds(folder, &tune("whole.safetensors", ""));
     for launch in [1, 400, 1000] {
         let name = format!("cut{launch}.safetensors");
         let message = fails(folder, &tune(&name, ""), &format!("launch:{launch}"));
-        assert!(message.contains("cuda:0") && message.contains("ILLEGAL_ADDRESS") && message.contains("--resume"), "{message}");
+        assert!(
+            message.contains("cuda:0") && message.contains("ILLEGAL_ADDRESS") && message.contains("--resume"),
+            "{message}"
+        );
         assert!(!bench.path("out").join(&name).exists());
         succeeds(folder, &tune(&name, "--resume"));
         let file = |name: &str| fs::read(bench.path("out").join(name)).unwrap();

@@ -183,12 +183,7 @@ pub trait Backend {
     /// The matrix of a checkpoint's linear layer. A backend may leave it where and as it is stored, or prepare it for the
     /// ranges of `outputs` that [`Backend::linear`] will be asked for. `block`: the one it belongs to; a backend may keep some
     /// blocks at a time. Errors: a tensor cannot be read, or memory is short.
-    fn weights(
-        &self,
-        linear: &LinearRef,
-        _outputs: &[Range<usize>],
-        _block: Option<usize>,
-    ) -> Result<Self::Matrix> {
+    fn weights(&self, linear: &LinearRef, _outputs: &[Range<usize>], _block: Option<usize>) -> Result<Self::Matrix> {
         self.matrix(linear.rows(), linear.cols(), linear.read()?)
     }
     /// A frozen vector.

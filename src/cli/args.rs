@@ -157,12 +157,11 @@ pub(super) struct ModelArgs {
     pub(super) resident: bool,
 }
 
-pub(super) const PRECISIONS: &[(&str, &str)] =
-    &[
-        ("f32", ""),
-        ("bf16", "faster where the CPU has AVX-512 BF16 or AMX, and on GPUs; rounds weights and activations to 8 bits"),
-        ("f16", "on GPUs only; rounds to 11 bits"),
-    ];
+pub(super) const PRECISIONS: &[(&str, &str)] = &[
+    ("f32", ""),
+    ("bf16", "faster where the CPU has AVX-512 BF16 or AMX, and on GPUs; rounds weights and activations to 8 bits"),
+    ("f16", "on GPUs only; rounds to 11 bits"),
+];
 
 /// Which data.
 #[derive(Debug, Args)]

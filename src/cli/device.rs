@@ -67,7 +67,9 @@ impl Target {
         }
         #[cfg(not(feature = "cuda"))]
         match model.device {
-            DeviceChoice::Cuda(_) => Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into())),
+            DeviceChoice::Cuda(_) => {
+                Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into()))
+            }
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(cpu),
         }
     }
@@ -106,7 +108,10 @@ fn usable(precision: Precision) -> Result<usize> {
     let least = if precision == Precision::Bf16 { (8, 0) } else { (7, 5) };
     let found = cuda::devices()?.into_iter().find(|device| device.capability >= least);
     found.map(|device| device.ordinal).ok_or_else(|| {
-        Error::NoDevice(format!("no device computes {precision}, which needs compute capability {}.{}", least.0, least.1))
+        Error::NoDevice(format!(
+            "no device computes {precision}, which needs compute capability {}.{}",
+            least.0, least.1
+        ))
     })
 }
 

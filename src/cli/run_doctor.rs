@@ -25,7 +25,9 @@ pub(super) fn run(global: &Global) -> Result<bool> {
                 sound &= check(&device, global)?;
             }
         }
-        Err(reason) if global.json => output::json(&json!({"device": "cuda", "usable": false, "reason": reason.to_string()}))?,
+        Err(reason) if global.json => {
+            output::json(&json!({"device": "cuda", "usable": false, "reason": reason.to_string()}))?
+        }
         Err(reason) => output::line(&reason.to_string())?,
     }
     #[cfg(not(feature = "cuda"))]
@@ -42,7 +44,9 @@ fn check(info: &DeviceInfo, global: &Global) -> Result<bool> {
         Ok(backend) => backend,
         Err(reason) => {
             match global.json {
-                true => output::json(&json!({"device": device, "name": name, "usable": false, "reason": reason.to_string()}))?,
+                true => output::json(
+                    &json!({"device": device, "name": name, "usable": false, "reason": reason.to_string()}),
+                )?,
                 false => output::line(&format!("{device}: {name}: {reason}"))?,
             }
             return Ok(true);
@@ -65,7 +69,9 @@ fn check(info: &DeviceInfo, global: &Global) -> Result<bool> {
             "products": products,
         }))?;
     } else {
-        output::line(&format!("{device}: {name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors"))?;
+        output::line(&format!(
+            "{device}: {name}, compute capability {major}.{minor}, {multiprocessors} multiprocessors"
+        ))?;
         output::line(&format!("  driver for CUDA {version}; {} of {} free", Budget(free), Budget(total)))?;
         output::line(&format!("  kernels compiled for {}.{}; matrix products by {products}", kernels.0, kernels.1))?;
     }

@@ -7,9 +7,9 @@ use super::screen::Screen;
 use super::table::Table;
 use super::{interrupt, load, memory, output};
 use foretune::adapter::{Adapter, is_adapter};
-use foretune::data::{Dataset, Split};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
+use foretune::data::{Dataset, Split};
 use foretune::engine::{self, Native, NativeBackend};
 use foretune::memory::{Planned, listing_bytes};
 use foretune::model::{Head, Model};
@@ -66,7 +66,8 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let resources = Resources::of_plan(&plan, saving, job.resume);
     interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
-    let run = Run { job, model: &model, dataset: &dataset, options: &options, resources, head_from: head_from.as_ref() };
+    let run =
+        Run { job, model: &model, dataset: &dataset, options: &options, resources, head_from: head_from.as_ref() };
     let done = match target {
         Target::Cpu(cpu) => engine::cpu(&model, cpu).and_then(|native| run.on(&native, &mut screen)),
         #[cfg(feature = "cuda")]

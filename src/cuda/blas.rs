@@ -126,7 +126,9 @@ impl Blas {
                 )
             }
         };
-        run().map(|()| true).map_err(|error| self.device.problem("multiply matrices with cuBLASLt", format!("{error:?}")))
+        run()
+            .map(|()| true)
+            .map_err(|error| self.device.problem("multiply matrices with cuBLASLt", format!("{error:?}")))
     }
 }
 
@@ -150,7 +152,10 @@ fn set<T>(
 }
 
 /// Rows, columns and leading dimension of a column-major matrix.
-fn layout(kind: sys::cudaDataType, [rows, columns, stride]: [usize; 3]) -> Result<sys::cublasLtMatrixLayout_t, CublasError> {
+fn layout(
+    kind: sys::cudaDataType,
+    [rows, columns, stride]: [usize; 3],
+) -> Result<sys::cublasLtMatrixLayout_t, CublasError> {
     result::create_matrix_layout(kind, rows as u64, columns as u64, stride as i64)
 }
 
@@ -172,7 +177,8 @@ impl Product {
         let operation =
             result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)?;
         // From here on the product's drop gives back what has been made.
-        let mut product = Product { operation, layouts: [null_mut(); 3], algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] } };
+        let mut product =
+            Product { operation, layouts: [null_mut(); 3], algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] } };
         let transposed = i32::from(shape.transposed);
         set(operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposed)?;
         if shape.bias {

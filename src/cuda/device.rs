@@ -189,7 +189,13 @@ impl Device {
         let start = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = result::mem_get_info().unwrap_or((0, 0));
-                Error::DeviceMemory { device: name(&self.info), what, bytes: bytes as u64, free: free as u64, total: total as u64 }
+                Error::DeviceMemory {
+                    device: name(&self.info),
+                    what,
+                    bytes: bytes as u64,
+                    free: free as u64,
+                    total: total as u64,
+                }
             }
             _ => self.error("allocate memory", error),
         })?;
@@ -216,7 +222,10 @@ impl Device {
 fn usable(ordinal: usize) -> Result<(DeviceInfo, i32)> {
     let count = count()?;
     if ordinal >= count {
-        return Err(Error::NoDevice(format!("there is no cuda:{ordinal}; this machine has cuda:0 to cuda:{}", count - 1)));
+        return Err(Error::NoDevice(format!(
+            "there is no cuda:{ordinal}; this machine has cuda:0 to cuda:{}",
+            count - 1
+        )));
     }
     let (info, handle) = describe(ordinal)?;
     if info.capability < OLDEST_CAPABILITY {

@@ -92,21 +92,14 @@ pub(super) fn read_at(gpu: &CudaBackend, address: u64, storage: Storage, data: &
         let len = window.len();
         for (i, data) in data.chunks_mut(len).enumerate() {
             let (from, count) = (address + (i * len * storage.size()) as u64, data.len());
-            window
-                .receive(&gpu.stream, data, |to| kernels.convert(kernels.to_host, &gpu.stream, from, to, count))?;
+            window.receive(&gpu.stream, data, |to| kernels.convert(kernels.to_host, &gpu.stream, from, to, count))?;
         }
         Ok(())
     })
 }
 
 /// Host `images` to rows of patches, a few images at a time.
-pub(super) fn patches(
-    gpu: &CudaBackend,
-    grid: PatchGrid,
-    examples: usize,
-    images: &[f32],
-    out: &Buffer,
-) -> Result<()> {
+pub(super) fn patches(gpu: &CudaBackend, grid: PatchGrid, examples: usize, images: &[f32], out: &Buffer) -> Result<()> {
     let image = grid.channels * grid.image[0] * grid.image[1];
     let row = grid.len() * grid.patch_len();
     assert_eq!(images.len(), examples * image, "whole images");
@@ -127,9 +120,7 @@ pub(super) fn patches(
                     unused: 0,
                 };
                 // SAFETY: the twin; both ends hold `count` images.
-                unsafe {
-                    gpu.kernels.embed.patches.launch(&gpu.stream, Launch::rows(count * grid.len(), 256), &args)
-                }
+                unsafe { gpu.kernels.embed.patches.launch(&gpu.stream, Launch::rows(count * grid.len(), 256), &args) }
             })?;
         }
         Ok(())

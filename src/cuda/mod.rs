@@ -258,5 +258,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A size for a kernel. Errors: [`Error::Shape`] when it does not fit in 32 bits.
 fn narrow(what: &'static str, value: usize) -> Result<u32> {
-    u32::try_from(value).map_err(|_| Error::Shape { what, expected: "less than 2³²".into(), found: value.to_string() })
+    u32::try_from(value)
+        .map_err(|_| Error::Shape { what, expected: "less than 2³²".into(), found: value.to_string() })
 }

@@ -6,15 +6,17 @@ use super::stream::Stream;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
+use flate2::read::GzDecoder;
 use std::ffi::{CString, c_void};
+use std::io::Read;
 use std::sync::Arc;
 
 /// PTX for compute capability 7.5 and, where it gains something, 8.0; every later one runs it too.
-const MODULES: [((u32, u32), Storage, &str); 4] = [
-    ((8, 0), Storage::F16, include_str!("ptx/f16_80.ptx")),
-    ((8, 0), Storage::Bf16, include_str!("ptx/bf16_80.ptx")),
-    ((7, 5), Storage::F32, include_str!("ptx/f32_75.ptx")),
-    ((7, 5), Storage::F16, include_str!("ptx/f16_75.ptx")),
+const MODULES: [((u32, u32), Storage, &[u8]); 4] = [
+    ((8, 0), Storage::F16, include_bytes!("ptx/f16_80.ptx.gz")),
+    ((8, 0), Storage::Bf16, include_bytes!("ptx/bf16_80.ptx.gz")),
+    ((7, 5), Storage::F32, include_bytes!("ptx/f32_75.ptx.gz")),
+    ((7, 5), Storage::F16, include_bytes!("ptx/f16_75.ptx.gz")),
 ];
 
 /// A loaded module.
@@ -71,18 +73,26 @@ impl Module {
         let found = MODULES.iter().find(|(least, of, _)| *of == storage && info.capability >= *least);
         let &(architecture, _, ptx) = found.ok_or_else(|| {
             let (major, minor) = info.capability;
-            Error::NoDevice(format!("{}: bf16 needs compute capability 8.0, and it has {major}.{minor}; use f16 or f32", info.name))
+            Error::NoDevice(format!(
+                "{}: bf16 needs compute capability 8.0, and it has {major}.{minor}; use f16 or f32",
+                info.name
+            ))
         })?;
-        let image = CString::new(ptx).expect("PTX is text");
+        let mut text = Vec::new();
+        GzDecoder::new(ptx)
+            .read_to_end(&mut text)
+            .map_err(|error| device.problem("unpack our kernels", error.to_string()))?;
+        let image = CString::new(text).map_err(|error| device.problem("unpack our kernels", error.to_string()))?;
         let _current = device.enter()?;
         // SAFETY: a null-terminated PTX image.
         let handle = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
             | CUresult::CUDA_ERROR_INVALID_PTX
             | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
-            | CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => {
-                Error::NoDevice(format!("{}: its driver cannot load our kernels ({error}); update NVIDIA's driver", info.name))
-            }
+            | CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => Error::NoDevice(format!(
+                "{}: its driver cannot load our kernels ({error}); update NVIDIA's driver",
+                info.name
+            )),
             _ => device.error("load our kernels", error),
         })?;
         Ok(Module { device: device.clone(), handle, storage, architecture })

@@ -65,7 +65,8 @@ impl RowTables {
 
     /// `rows` for a kernel that is launched in `stream`.
     pub(super) fn get(&mut self, stream: &Stream, arena: Option<&DeviceArena>, rows: &Rows) -> Result<RowSet> {
-        let found = self.known.iter().position(|known| known.primal == rows.primal() && known.tangent == rows.tangent());
+        let found =
+            self.known.iter().position(|known| known.primal == rows.primal() && known.tangent == rows.tangent());
         let at = match found {
             Some(at) => at,
             None => self.upload(stream, arena, rows)?,

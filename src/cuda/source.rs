@@ -72,7 +72,8 @@ fn narrow(tensor: &TensorRef, storage: Storage, range: Range<usize>, check: bool
         tensor.read_at(first, wide)?;
         if !encode(storage, wide, out) {
             let large = wide.iter().position(|&v| f16::from_f32(v).is_infinite()).unwrap_or(0);
-            let problem = format!("element {} is {} and f16 ends at 65504; use --precision bf16", first + large, wide[large]);
+            let problem =
+                format!("element {} is {} and f16 ends at 65504; use --precision bf16", first + large, wide[large]);
             return Err(tensor.error(problem));
         }
     }

@@ -140,8 +140,7 @@ impl Event {
     pub(super) fn synchronize(&self) -> Result<()> {
         let _current = self.device.enter()?;
         // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.handle) }
-            .map_err(|error| self.device.error("reach an event", error))
+        unsafe { result::event::synchronize(self.handle) }.map_err(|error| self.device.error("reach an event", error))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The table of operations on a GPU, or on the emulator; and what only this backend does: streaming and its budget.
 
 use super::{CudaBackend, CudaOptions};
-use crate::backend::Precision;
+use crate::backend::{Backend, Precision};
 use crate::encoder::Pass;
 use crate::engine::Native;
 use crate::model::{LoadOptions, Model, PromptLayout};
 use crate::ops::table::{check_independence, compare, run, shapes};
+use crate::rng::Draw;
 use std::path::Path;
 
 #[path = "../../tests/emulator/mod.rs"]
@@ -105,7 +106,43 @@ fn streamed_weights_and_passes_by_blocks_change_no_bit() {
         for (streamed, chunk) in [(false, 2), (true, usize::MAX), (true, 1), (true, 2)] {
             let (found, bytes) = pass(CudaOptions { streamed, ..options }, chunk, 5);
             assert!(found == expected, "{precision}, streamed {streamed}, {chunk} at a time");
-            assert!(!streamed || bytes < resident, "{bytes} bytes of device memory, and {resident} with everything resident");
+            assert!(
+                !streamed || bytes < resident,
+                "{bytes} bytes of device memory, and {resident} with everything resident"
+            );
         }
+    }
+}
+
+#[test]
+fn noise_has_the_cpus_bits() {
+    if !emulator::load() {
+        return;
+    }
+    let draw = |shared| Draw { seed: 0x1234_5678_9abc, step: 1 << 33, set: 3, tangents: 2..5, examples: 4..9, shared };
+    for (shared, len) in [(false, 37), (true, 8)] {
+        let draw = draw(shared);
+        let expected = |row: usize| {
+            let mut values = vec![0f32; len];
+            draw.stream(row).normals(&mut values);
+            values
+        };
+        let backend = backend(Precision::F32);
+        let mut out = backend.buffer(9 * len).unwrap();
+        assert!(backend.noise(&draw, 2..11, len, &mut out).unwrap());
+        let mut found = vec![0f32; 9 * len];
+        backend.read(&out, 0, &mut found).unwrap();
+        assert_eq!(found, (2..11).flat_map(expected).collect::<Vec<f32>>());
+
+        let weights: Vec<f64> = (0..draw.rows()).map(|i| (i as f64 * 0.7).sin()).collect();
+        let (mut sum, mut exact) = (vec![0f64; len], vec![0f64; len]);
+        assert!(backend.noise_sum(&draw, &weights, &mut sum).unwrap());
+        for (b, weights) in weights.chunks_exact(3).enumerate() {
+            for (k, weight) in weights.iter().enumerate() {
+                let values = expected(k * 5 + b);
+                exact.iter_mut().zip(&values).for_each(|(sum, &n)| *sum += weight * f64::from(n));
+            }
+        }
+        assert_eq!(sum, exact);
     }
 }

@@ -61,13 +61,7 @@ impl Sizes {
     }
 
     /// As [`Sizes::new`], `chunk` examples through a block at a time.
-    pub fn by_blocks(
-        spec: &ModelSpec,
-        prompts: PromptLayout,
-        examples: usize,
-        chunk: usize,
-        tangents: usize,
-    ) -> Self {
+    pub fn by_blocks(spec: &ModelSpec, prompts: PromptLayout, examples: usize, chunk: usize, tangents: usize) -> Self {
         let chunk = chunk.clamp(1, examples.max(1));
         let tokens = spec.tokens(prompts.prompts);
         let planes = (1 + tangents) * chunk;

@@ -4,10 +4,10 @@
 
 use super::layout::Geometry;
 use super::{Block, Chunks, Encoder, Pass, expect};
-use crate::{Error, Result};
 use crate::backend::{At, Backend, Heads, Needs, Rows, hidden_columns};
 use crate::model::{ModelSpec, PromptLayout};
 use crate::weights::Element;
+use crate::{Error, Result};
 use num_traits::Zero;
 use std::sync::Arc;
 

@@ -19,13 +19,7 @@ use crate::rng::Draw;
 use crate::tune::GuessKind;
 
 /// What the guess of this kind carves, in passes of up to `examples` examples and `tangents` tangents.
-pub fn needs(
-    kind: GuessKind,
-    spec: &ModelSpec,
-    layout: PromptLayout,
-    examples: usize,
-    tangents: usize,
-) -> Needs {
+pub fn needs(kind: GuessKind, spec: &ModelSpec, layout: PromptLayout, examples: usize, tangents: usize) -> Needs {
     match kind {
         GuessKind::WeightTranspose => {
             let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);

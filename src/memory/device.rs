@@ -1,7 +1,7 @@
 //! From a job to exact bytes of device memory. The derivation is in `docs/memory.md`.
 
-use super::plan::{Line, Plan, Planned, Wishes, most};
 use super::Budget;
+use super::plan::{Line, Plan, Planned, Wishes, most};
 use crate::backend::{Needs, Precision};
 use crate::cuda::memory::padded;
 use crate::cuda::{WeightBytes, element_size, overhead_bytes};

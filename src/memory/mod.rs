@@ -2,9 +2,9 @@
 
 mod arena;
 mod budget;
-pub(crate) mod free;
 #[cfg(feature = "cuda")]
 mod device;
+pub(crate) mod free;
 mod plan;
 
 pub use arena::{Arena, Part};

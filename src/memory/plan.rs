@@ -91,7 +91,15 @@ impl Plan {
         let plan = |micro_batch: usize, tangents: usize, threads: usize, ahead: usize| {
             let decode = DecodeOptions { threads, ahead, limit: decode_bytes(job.model.preprocess.crop) };
             let lines = lines(job, micro_batch, tangents, decode);
-            Plan { micro_batch, chunk: micro_batch, streamed: false, tangents_per_pass: tangents, keep: 0, decode, lines }
+            Plan {
+                micro_batch,
+                chunk: micro_batch,
+                streamed: false,
+                tangents_per_pass: tangents,
+                keep: 0,
+                decode,
+                lines,
+            }
         };
         let Some(Budget(budget)) = budget else {
             let mut wished = plan(micro_batch, tangents, threads, 2 * micro_batch);

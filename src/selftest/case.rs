@@ -165,7 +165,11 @@ pub fn run_case(
         };
         let pytorch = arithmetic.measured().and_then(|precision| peer::torch(precision, folder, name));
         let check = Check::new(*name, found, &case.get(name)?.values, tolerance);
-        checks.push(if arithmetic == Arithmetic::Bf16 { check.bounded_by(pytorch) } else { Check { pytorch, ..check } });
+        checks.push(if arithmetic == Arithmetic::Bf16 {
+            check.bounded_by(pytorch)
+        } else {
+            Check { pytorch, ..check }
+        });
     }
     if checks.is_empty() {
         return Err(case.bad("features", "the case records nothing to compare".into()));

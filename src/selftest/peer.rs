@@ -34,10 +34,9 @@ mod tests {
     fn every_case_of_the_repository_was_measured() {
         for case in std::fs::read_dir("tests/golden").unwrap().map(|entry| entry.unwrap().path()) {
             if case.join("case.safetensors").exists() {
-                for (precision, quantity) in [Precision::Bf16, Precision::F16]
-                    .into_iter()
-                    .flat_map(|precision| ["features", "logits", "losses", "jvps"].map(|quantity| (precision, quantity)))
-                {
+                for (precision, quantity) in [Precision::Bf16, Precision::F16].into_iter().flat_map(|precision| {
+                    ["features", "logits", "losses", "jvps"].map(|quantity| (precision, quantity))
+                }) {
                     let error = torch(precision, &case, quantity);
                     assert!(error.is_some_and(|e| 0.0 < e && e < 0.2), "{}: {quantity}: {error:?}", case.display());
                 }
