@@ -45,8 +45,11 @@ pub(super) struct Blas {
     device: Arc<Device>,
     handle: sys::cublasLtHandle_t,
     storage: Storage,
-    products: Mutex<Vec<(Shape, [u32; 3], Option<Product>)>>,
+    products: Mutex<Vec<Met>>,
 }
+
+/// A shape, the alignments of W, x and y, and the product, unless there is no algorithm for it.
+type Met = (Shape, [u32; 3], Option<Product>);
 
 /// Descriptors of a product and the algorithm that was chosen for it.
 struct Product {

@@ -50,6 +50,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     fn rows(&self) -> Rows {
         Rows::new(self.examples, self.tangents, self.tokens, self.primal.clone(), self.tangent.clone())
     }

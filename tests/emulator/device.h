@@ -127,7 +127,7 @@ struct Fragments {
 };
 
 // All lanes' parts together: D += A·B, in the order of k.
-template <class T> void multiply_fragments(unsigned char *values) {
+template <class T> __attribute__((optimize("O3"))) void multiply_fragments(unsigned char *values) {
     auto lanes = reinterpret_cast<Fragments *>(values);
     auto half = [](unsigned word, int high) { return half_value<T>(uint16_t(word >> 16 * high)); };
     float a[16][16], b[16][8], d[16][8];

@@ -1,6 +1,7 @@
 //! The arguments of `foretune bench`.
 
 use crate::cli::args::{ARCHS, PRECISIONS, choice, count, image_size};
+use crate::cli::device::DeviceChoice;
 use clap::Args;
 use foretune::backend::Precision;
 use foretune::model::SynthArch;
@@ -32,6 +33,21 @@ pub(in crate::cli) struct BenchArgs {
     /// One prompt set per block
     #[arg(long)]
     pub(in crate::cli) deep: bool,
+    /// What computes: cpu, cuda, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(in crate::cli) device: DeviceChoice,
+    /// On a GPU: two blocks' weights at a time
+    #[arg(long)]
+    pub(in crate::cli) streamed: bool,
+    /// On a GPU: so many images through a block at a time
+    #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
+    pub(in crate::cli) by_blocks: Option<usize>,
+    /// On a GPU: matrix products by our own kernels even where cuBLASLt is there
+    #[arg(long)]
+    pub(in crate::cli) own_products: bool,
+    /// On a GPU: side of the square matrices whose product is the ceiling [default: 8192]
+    #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
+    pub(in crate::cli) side: Option<usize>,
     /// What linear layers multiply
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
     pub(in crate::cli) precision: Precision,

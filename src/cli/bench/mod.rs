@@ -2,9 +2,13 @@
 
 mod args;
 mod ceiling;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod timed;
 
 use super::args::Global;
+#[cfg(feature = "cuda")]
+use super::device::DeviceChoice;
 use super::table::Table;
 use super::{interrupt, load, output};
 pub(super) use args::BenchArgs;
@@ -36,6 +40,10 @@ struct Row {
 
 /// Whether it was not stopped before there was anything to report.
 pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<bool> {
+    #[cfg(feature = "cuda")]
+    if let DeviceChoice::Cuda(device) = args.device {
+        return gpu::run(args, device, global);
+    }
     let (model, _folder) = model(args)?;
     let options = CpuOptions { threads: load::threads(global), precision: args.precision, resident: args.resident };
     let layout = PromptLayout { prompts: args.prompts, deep: args.deep, insert_at: args.insert_at };
