@@ -94,7 +94,13 @@ impl Blas {
         let at = match products.iter().position(|(s, a, _)| *s == shape && *a == aligned) {
             Some(at) => at,
             None => {
-                let product = Product::new(self.handle, self.storage, shape, aligned).ok();
+                let product = match Product::new(self.handle, self.storage, shape, aligned) {
+                    Ok(product) => Some(product),
+                    Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                    Err(error) => {
+                        return Err(self.device.problem("describe a product to cuBLASLt", format!("{error:?}")));
+                    }
+                };
                 products.push((shape, aligned, product));
                 products.len() - 1
             }

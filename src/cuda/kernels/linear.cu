@@ -42,6 +42,20 @@ template <class T> DEVICE bool whole_chunks(const T *from, u64 stride, u32 colum
     return (reinterpret_cast<u64>(from) & 15) == 0 && stride % CHUNK == 0 && columns % CHUNK == 0;
 }
 
+// Stores one or `both` of two neighbours; as a `pair`, they are aligned like one u32.
+template <class T> DEVICE void give(T *to, float (&v)[2], bool both, bool pair, bool accumulate) {
+    if (accumulate) {
+        v[0] += to_float(to[0]);
+        if (both) v[1] += to_float(to[1]);
+    }
+    if (pair) {
+        *reinterpret_cast<u32 *>(to) = pack<T>(v[0], v[1]);
+    } else {
+        to[0] = from_float<T>(v[0]);
+        if (both) to[1] = from_float<T>(v[1]);
+    }
+}
+
 template <class T, bool plain, u32 rows, u32 columns, u32 warps_down, u32 warps_across>
 DEVICE void multiply(const LinearArgs &a) {
     constexpr u32 threads = 32 * warps_down * warps_across;
@@ -67,13 +81,13 @@ DEVICE void multiply(const LinearArgs &a) {
         }
         commit_copies();
     };
-    fetch(0);
-    fetch(1);
+#pragma unroll 1
+    for (u32 step = 0; step < STAGES - 1; step++) fetch(step);
     for (u32 step = 0; step < steps; step++) {
-        wait_copies<1>();
+        wait_copies<STAGES - 2>();
         sync_block();
         // Into the stage that everybody has just left.
-        fetch(step + 2);
+        fetch(step + STAGES - 1);
         const T *x_tile = tiles + step % STAGES * (x_len + w_len), *w_tile = x_tile + x_len;
 #pragma unroll 1
         for (u32 k = 0; k < DEPTH; k += 16) {
@@ -108,32 +122,19 @@ DEVICE void multiply(const LinearArgs &a) {
     T *y = static_cast<T *>(a.y);
     bool pairs = a.y_stride % 2 == 0 && (reinterpret_cast<u64>(y) & 3) == 0;
 #pragma unroll
-    for (u32 i = 0; i < down; i++)
+    for (u32 j = 0; j < across; j++) {
+        u32 column = tile.column + warp_column + j * 8 + lane % 4 * 2;
+        bool one = column < a.n, both = column + 1 < a.n;
+        float low = bias && one ? to_float(bias[column]) : 0.0f, high = bias && both ? to_float(bias[column + 1]) : 0.0f;
 #pragma unroll
-        for (u32 j = 0; j < across; j++)
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                u64 row = tile.row + warp_row + i * 16 + half * 8 + lane / 4;
-                u32 column = tile.column + warp_column + j * 8 + lane % 4 * 2;
-                if (row >= a.count || column >= a.n) continue;
-                T *to = y + row * a.y_stride + column;
-                float v[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
-                bool both = column + 1 < a.n;
-                if (bias && row < a.biased) {
-                    v[0] += to_float(bias[column]);
-                    if (both) v[1] += to_float(bias[column + 1]);
-                }
-                if (a.accumulate) {
-                    v[0] += to_float(to[0]);
-                    if (both) v[1] += to_float(to[1]);
-                }
-                if (both && pairs) {
-                    *reinterpret_cast<u32 *>(to) = pack<T>(v[0], v[1]);
-                } else {
-                    to[0] = from_float<T>(v[0]);
-                    if (both) to[1] = from_float<T>(v[1]);
-                }
-            }
+        for (u32 i = 0; i < 2 * down; i++) {
+            u64 row = tile.row + warp_row + i * 8 + lane / 4;
+            if (row >= a.count || !one) continue;
+            float v[2] = {sums[i / 2][j][i % 2 * 2], sums[i / 2][j][i % 2 * 2 + 1]};
+            if (row < a.biased) v[0] += low, v[1] += high;
+            give(y + row * a.y_stride + column, v, both, both && pairs, a.accumulate);
+        }
+    }
 }
 } // namespace
 

@@ -6,7 +6,8 @@
 namespace {
 template <bool plain> DEVICE void multiply_f32(const LinearArgs &a) {
     constexpr u32 SIDE = 64, DEPTH = 16, THREADS = 256;
-    __shared__ float x_tile[DEPTH][SIDE + 4], w_tile[DEPTH][SIDE + 4];
+    // In fours, which a thread reads at once.
+    __shared__ Few<float, 4> x_tile[DEPTH][SIDE / 4 + 1], w_tile[DEPTH][SIDE / 4 + 1];
     const float *x = static_cast<const float *>(a.x), *w = static_cast<const float *>(a.w);
     Tile tile = tile_of(a, SIDE, SIDE);
     u32 down = threadIdx.x / 16 * 4, across = threadIdx.x % 16 * 4;
@@ -16,19 +17,21 @@ template <bool plain> DEVICE void multiply_f32(const LinearArgs &a) {
         for (u32 i = threadIdx.x; i < SIDE * DEPTH; i += THREADS) {
             u32 k = i % DEPTH, r = i / DEPTH;
             bool inside = tile.row + r < a.count && first + k < a.k;
-            x_tile[k][r] = inside ? x[(tile.row + r) * a.x_stride + first + k] : 0.0f;
+            x_tile[k][r / 4].v[r % 4] = inside ? x[(tile.row + r) * a.x_stride + first + k] : 0.0f;
             // Neighbouring threads read neighbouring values of w, however it lies.
             u32 depth = plain ? i / SIDE : k, column = plain ? i % SIDE : r;
             inside = tile.column + column < a.n && first + depth < a.k;
             u64 at = plain ? (first + depth) * a.w_stride + tile.column + column
                            : (tile.column + column) * a.w_stride + first + depth;
-            w_tile[depth][column] = inside ? w[at] : 0.0f;
+            w_tile[depth][column / 4].v[column % 4] = inside ? w[at] : 0.0f;
         }
         sync_block();
 #pragma unroll 4
-        for (u32 k = 0; k < DEPTH; k++)
+        for (u32 k = 0; k < DEPTH; k++) {
+            Few<float, 4> left = x_tile[k][down / 4], right = w_tile[k][across / 4];
             for (u32 i = 0; i < 4; i++)
-                for (u32 j = 0; j < 4; j++) sums[i][j] = fmaf(x_tile[k][down + i], w_tile[k][across + j], sums[i][j]);
+                for (u32 j = 0; j < 4; j++) sums[i][j] = fmaf(left.v[i], right.v[j], sums[i][j]);
+        }
         sync_block();
     }
     const float *bias = static_cast<const float *>(a.bias);
