@@ -88,7 +88,7 @@
 //! | [`adapter`], [`classifier`] | what a run leaves behind, and what it is used with |
 //! | [`engine`] | what the tuner sees: images, prompts, tangents → head inputs and derivatives |
 //! | [`encoder`], [`backend`] | the dual pass over blocks, written once; the seam to the hardware |
-//! | [`ops`], [`cpu`] | every operation's formula and reference; its fast CPU version |
+//! | [`ops`], [`cpu`], `cuda` | every operation's formula and reference; its fast CPU version; the same on a GPU |
 //! | [`guess`], [`rng`] | directions y; the counter-based noise they are made of |
 //! | [`selftest`] | golden cases, and checks of derivatives on the machine at hand |
 //!
@@ -97,6 +97,7 @@
 //!
 //! # Features
 //!
+//! - `cuda` (default): the GPU backend; the driver is loaded at run time, and without one everything else works.
 //! - `cli` (default): the `foretune` command and what only it depends on. Libraries do without:
 //!   `foretune = { version = "0.1", default-features = false }`.
 //!

@@ -191,6 +191,13 @@ impl<'a> Tuner<'a> {
             let started = Instant::now();
             let outcome = match self.step(&options, &mut loader, observer) {
                 Err(Error::Interrupted { .. }) => return Err(self.interrupted(observer)),
+                Err(error @ Error::Device { .. }) => {
+                    // The last complete step is on the host, whatever has become of the device.
+                    if let Err(unsaved) = self.save(observer) {
+                        log::warn!("the run could not be saved: {unsaved}");
+                    }
+                    return Err(error);
+                }
                 other => other?,
             };
             self.busy += started.elapsed();
