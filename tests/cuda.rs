@@ -134,6 +134,11 @@ fn a_budget_is_kept_to_and_all_is_given_back() {
     // Streamed a few images at a time, or resident and all together.
     assert!(smallest == larger, "the budget changed the result");
     fails(folder, &tune("a.safetensors", &format!("--budget {}", named - 1)), "");
+    // The exact gradient's buffers are in its plan too.
+    let exact = tune("exact.safetensors", "--guess backprop --budget 1KiB");
+    let named = smallest_budget(&fails(folder, &exact, ""));
+    let found = report("exact.safetensors", &format!("--guess backprop --budget {named}"));
+    assert!(found["device_bytes_peak"].as_u64().unwrap() <= named, "{found}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Launches `kernels/attention.cu` and, in f32, `kernels/attention_f32.cu`.
 
-use super::memory::Buffer;
+use super::memory::{Buffer, rows};
 use super::module::{Kernel, Launch, Module};
 use super::rows::RowSet;
 use super::{CudaBackend, Storage, narrow};
@@ -8,7 +8,7 @@ use crate::backend::{At, Heads, Rows};
 use crate::{Error, Result};
 
 /// The widest head there are kernels for.
-pub(super) const MOST_DIM: usize = 128;
+const MOST_DIM: usize = 128;
 
 /// Twin of `AttentionArgs`.
 #[repr(C)]
@@ -70,13 +70,10 @@ impl Kernels {
 
     /// The one for heads of `dim` with room for `tangents` tangents, or the most there is.
     fn choose(&self, dim: usize, tangents: usize) -> Result<Instance> {
+        check(dim)?;
         let fits = self.instances.iter().filter(|instance| instance.dim >= dim);
-        let narrowest = fits.clone().map(|instance| instance.dim).min().ok_or_else(|| Error::Shape {
-            what: "head size on a GPU",
-            expected: format!("at most {MOST_DIM}"),
-            found: dim.to_string(),
-        })?;
-        let mut fits = fits.filter(|instance| instance.dim == narrowest);
+        let narrowest = fits.clone().map(|instance| instance.dim).min();
+        let mut fits = fits.filter(|instance| Some(instance.dim) == narrowest);
         let enough = fits.clone().find(|instance| instance.tangents >= tangents);
         Ok(enough.or_else(|| fits.next_back()).copied().expect("one was found"))
     }
@@ -90,9 +87,13 @@ fn shared(storage: Storage, dim: usize, tangents: usize) -> usize {
     }
 }
 
-/// Address of rows of `width` elements, `stride` apart.
-fn rows_at(at: &At<Buffer>, count: usize, width: usize) -> u64 {
-    at.buffer.at(at.offset, if count == 0 { 0 } else { (count - 1) * at.stride + width })
+/// Errors: there are no kernels for heads of `dim`.
+pub(super) fn check(dim: usize) -> Result<()> {
+    if dim <= MOST_DIM {
+        return Ok(());
+    }
+    let (expected, found) = (format!("at most {MOST_DIM}"), dim.to_string());
+    Err(Error::Shape { what: "head size on a GPU", expected, found })
 }
 
 pub(super) fn attention(
@@ -108,8 +109,8 @@ pub(super) fn attention(
     let all = out_rows.tangents;
     let args = |first_tangent: usize, tangents: usize| -> Result<AttentionArgs> {
         Ok(AttentionArgs {
-            q: rows_at(&q, q_rows.len(), width),
-            kv: rows_at(&kv, kv_rows.len(), 2 * width),
+            q: rows(&q, q_rows.len(), width),
+            kv: rows(&kv, kv_rows.len(), 2 * width),
             y: y.at(0, out_rows.len() * width),
             q_stride: q.stride as u64,
             kv_stride: kv.stride as u64,

@@ -1,11 +1,11 @@
 //! Launches `kernels/attention_vjp.cu`.
 
-use super::attention::MOST_DIM;
-use super::memory::{Buffer, DeviceArena};
+use super::attention;
+use super::memory::{self, Buffer, DeviceArena};
 use super::module::{Kernel, Launch, Module};
 use super::{CudaBackend, narrow};
+use crate::Result;
 use crate::backend::{At, Heads, Rows};
-use crate::{Error, Result};
 
 /// Twin of `AttentionVjpArgs`.
 #[repr(C)]
@@ -39,7 +39,7 @@ impl Kernels {
 
 /// Bytes that the softmax's statistics take on the device.
 pub fn statistics_bytes(examples: usize, heads: usize, tokens: usize) -> usize {
-    super::memory::padded(examples * heads * tokens * 2 * size_of::<f32>())
+    memory::padded(examples * heads * tokens * 2 * size_of::<f32>())
 }
 
 pub(super) fn attention_vjp(
@@ -51,14 +51,8 @@ pub(super) fn attention_vjp(
     dy: &Buffer,
     dqkv: &Buffer,
 ) -> Result<()> {
-    if heads.dim > MOST_DIM {
-        let (expected, found) = (format!("at most {MOST_DIM}"), heads.dim.to_string());
-        return Err(Error::Shape { what: "head size on a GPU", expected, found });
-    }
+    attention::check(heads.dim)?;
     let (width, count, tokens) = (heads.count * heads.dim, rows.len(), rows.primal().len());
-    let at = |at: &At<Buffer>, width: usize| {
-        at.buffer.at(at.offset, if count == 0 { 0 } else { (count - 1) * at.stride + width })
-    };
     const WHAT: &str = "statistics of an exact gradient";
     let bytes = statistics_bytes(rows.examples, heads.count, tokens);
     let statistics = match &gpu.arena {
@@ -66,8 +60,8 @@ pub(super) fn attention_vjp(
         None => DeviceArena::allocate(&gpu.device, bytes, WHAT)?.carve(bytes, WHAT)?,
     };
     let args = AttentionVjpArgs {
-        q: at(&q, width),
-        kv: at(&kv, 2 * width),
+        q: memory::rows(&q, count, width),
+        kv: memory::rows(&kv, count, 2 * width),
         dy: dy.at(0, count * width),
         dq: dqkv.at(0, count * width),
         dkv: dqkv.at(count * width, 2 * count * width),

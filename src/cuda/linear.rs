@@ -4,7 +4,7 @@
 //! rows, in cuBLASLt, which adds a bias to all rows or none, by splitting the product where the tangents begin.
 
 use super::blas::{Operands, Shape};
-use super::memory::Buffer;
+use super::memory::{Buffer, rows};
 use super::module::{Kernel, Launch, Module};
 use super::{CudaBackend, Matrix, Storage, Vector, narrow};
 use crate::Result;
@@ -27,12 +27,6 @@ struct LinearArgs {
     k: u32,
     accumulate: u32,
     unused: u32,
-}
-
-/// Address of `count` rows of `width` elements, `stride` apart.
-fn rows(at: &At<Buffer>, count: usize, width: usize) -> u64 {
-    let len = if count == 0 { 0 } else { (count - 1) * at.stride + width };
-    at.buffer.at(at.offset, len)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the trait's")]

@@ -2,6 +2,7 @@
 
 use super::device::{Allocation, Device};
 use super::stream::Stream;
+use crate::backend::At;
 use crate::memory::free::Free;
 use crate::{Error, Result};
 use std::ops::Range;
@@ -89,6 +90,11 @@ impl Drop for Part {
             self.region.free().put_back(self.range.clone());
         }
     }
+}
+
+/// Address of `count` rows of `width` elements at `at`. Panics: as [`Buffer::at`].
+pub(super) fn rows(at: &At<Buffer>, count: usize, width: usize) -> u64 {
+    at.buffer.at(at.offset, if count == 0 { 0 } else { (count - 1) * at.stride + width })
 }
 
 /// Values on the device, in its storage type.

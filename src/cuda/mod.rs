@@ -30,6 +30,7 @@ mod upload;
 mod weights;
 mod window;
 
+pub use attention_vjp::statistics_bytes;
 pub use device::{Device, DeviceInfo, devices};
 pub use weights::{Matrix, Vector, WeightBytes};
 

@@ -4,7 +4,7 @@ use super::Budget;
 use super::plan::{Line, Plan, Planned, Wishes, most};
 use crate::backend::{Needs, Precision};
 use crate::cuda::memory::padded;
-use crate::cuda::{WeightBytes, element_size, overhead_bytes};
+use crate::cuda::{WeightBytes, element_size, overhead_bytes, statistics_bytes};
 use crate::data::MAX_BYTES;
 use crate::encoder::{Sizes, tape_needs};
 use crate::guess;
@@ -94,7 +94,10 @@ fn lines(job: Planned, precision: Precision, shape: Shape) -> Vec<Line> {
     let bytes = |elements: usize| padded(elements * size) as u64;
     let needs = |needs: Needs| needs.buffers.into_iter().map(bytes).sum::<u64>();
     let exact = match options.guess {
-        GuessKind::Backprop => needs(tape_needs(spec, layout, micro_batch)),
+        GuessKind::Backprop => {
+            let statistics = statistics_bytes(micro_batch, spec.heads, sizes.tokens) as u64;
+            needs(tape_needs(spec, layout, micro_batch)) + statistics
+        }
         _ => 0,
     };
     let weights = if streamed { "weights, two blocks at a time" } else { "weights" };
