@@ -98,6 +98,29 @@ impl Geometry {
     }
 }
 
+/// How the examples of a pass go through the blocks: in chunks of equal size, but for the last.
+#[derive(Clone)]
+pub(super) struct Chunks {
+    pub whole: Arc<Geometry>,
+    pub last: Arc<Geometry>,
+    pub count: usize,
+}
+
+impl Chunks {
+    /// All at once.
+    pub fn one(g: &Arc<Geometry>) -> Self {
+        Chunks { whole: g.clone(), last: g.clone(), count: 1 }
+    }
+
+    pub fn of(&self, c: usize) -> &Geometry {
+        if c + 1 < self.count { &self.whole } else { &self.last }
+    }
+
+    pub fn examples(&self) -> usize {
+        (self.count - 1) * self.whole.examples + self.last.examples
+    }
+}
+
 /// Tokens the head input is pooled from, ascending, and its groups of them.
 #[expect(clippy::single_range_in_vec_init, reason = "one group of tokens is meant")]
 fn pooled_tokens(spec: &ModelSpec, prompts: usize) -> (Vec<u32>, Vec<Range<usize>>) {

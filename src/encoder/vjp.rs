@@ -2,8 +2,8 @@
 //! transposed. This is the oracle the guesses are judged by and the engine of downstream guesses; forward-only tuning
 //! never calls it, and its memory grows with depth as theirs does not.
 
-use super::layout::Geometry;
-use super::{Block, Chunks, Encoder, Pass, expect};
+use super::layout::{Chunks, Geometry};
+use super::{Block, Encoder, Pass, expect};
 use crate::backend::{At, Backend, Heads, Needs, Rows, hidden_columns};
 use crate::model::{ModelSpec, PromptLayout};
 use crate::weights::Element;
