@@ -115,7 +115,7 @@ fn streamed_weights_and_passes_by_blocks_change_no_bit() {
             let (found, bytes) = pass(CudaOptions { streamed, ..options }, chunk, 5);
             assert!(found == expected, "{precision}, streamed {streamed}, {chunk} at a time");
             assert!(
-                !streamed || bytes < resident,
+                !streamed || bytes <= resident,
                 "{bytes} bytes of device memory, and {resident} with everything resident"
             );
         }
