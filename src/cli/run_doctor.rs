@@ -3,13 +3,13 @@
 use super::args::Global;
 use super::output;
 use foretune::Result;
-use foretune::backend::Precision;
 use foretune::cpu::isa::Isa;
 use foretune::selftest::{Arithmetic, run_random};
 use serde_json::json;
 
 #[cfg(feature = "cuda")]
 use foretune::{
+    backend::Precision,
     cuda::{self, CudaBackend, CudaOptions, DeviceInfo},
     memory::Budget,
 };
@@ -17,8 +17,20 @@ use foretune::{
 /// Whether every device that can be used computes correctly.
 pub(super) fn run(global: &Global) -> Result<bool> {
     let isa = Isa::detect()?.name();
-    let mut sound = parity(global, "cpu", "f32", Arithmetic::F32, &format!("CPU, {isa}, f32"))?;
-    #[cfg(feature = "cuda")]
+    let sound = parity(global, "cpu", "f32", Arithmetic::F32, &format!("CPU, {isa}, f32"))?;
+    gpus(global).map(|gpus| sound && gpus)
+}
+
+/// Whether every GPU that can be used computes correctly.
+#[cfg(not(feature = "cuda"))]
+fn gpus(_: &Global) -> Result<bool> {
+    output::line("this build has no CUDA (feature `cuda`)").map(|()| true)
+}
+
+/// Whether every GPU that can be used computes correctly.
+#[cfg(feature = "cuda")]
+fn gpus(global: &Global) -> Result<bool> {
+    let mut sound = true;
     match cuda::devices() {
         Ok(devices) => {
             for device in devices {
@@ -30,8 +42,6 @@ pub(super) fn run(global: &Global) -> Result<bool> {
         }
         Err(reason) => output::line(&reason.to_string())?,
     }
-    #[cfg(not(feature = "cuda"))]
-    output::line("this build has no CUDA (feature `cuda`)")?;
     Ok(sound)
 }
 

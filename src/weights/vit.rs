@@ -65,6 +65,7 @@ impl VectorRef {
     }
 
     /// Lengths and tensors, one after another; zeros stand for a tensor that is absent.
+    #[cfg(feature = "cuda")]
     pub(crate) fn pieces(&self) -> &[(usize, Option<TensorRef>)] {
         &self.pieces
     }
