@@ -33,24 +33,12 @@ fn all_cases() -> [Vec<(PathBuf, Option<PathBuf>)>; 2] {
     [own, cases(&shared.join("fixtures")).into_iter().map(model).collect()]
 }
 
-/// Not the case of a real size on the emulator, which needs minutes for its billions of multiply-adds.
-fn affordable(arithmetic: Arithmetic, case: &Path) -> bool {
-    #[cfg(feature = "cuda")]
-    if let Arithmetic::Cuda(..) = arithmetic
-        && std::env::var_os("FORETUNE_TEST_DEVICE").is_none()
-    {
-        return !case.ends_with("real_vit_tiny");
-    }
-    let _ = case;
-    true
-}
-
-/// Runs all cases. Where PyTorch's errors in the same precision are known, ours over all cases of a set are at most 1.5 times
+/// Runs the `wanted` cases. Where PyTorch's errors in the same precision are known, ours over all cases of a set are at most 1.5 times
 /// those; both are printed.
-fn check(arithmetic: Arithmetic) {
+fn check(arithmetic: Arithmetic, wanted: fn(&Path) -> bool) {
     for set in all_cases() {
         let mut checks: Vec<Check> = Vec::new();
-        for (case, model) in set.into_iter().filter(|(case, _)| affordable(arithmetic, case)) {
+        for (case, model) in set.into_iter().filter(|(case, _)| wanted(case)) {
             let found = run_case(&case, model.as_deref(), arithmetic, None).unwrap_or_else(|e| panic!("{e}"));
             for check in found {
                 assert!(check.passed(), "{}: {arithmetic:?}: {check:?}", case.display());
@@ -71,14 +59,14 @@ fn check(arithmetic: Arithmetic) {
 
 #[test]
 fn f32_and_the_reference_reproduce_every_library() {
-    check(Arithmetic::F32);
-    check(Arithmetic::F64);
+    check(Arithmetic::F32, |_| true);
+    check(Arithmetic::F64, |_| true);
 }
 
 #[test]
 fn bf16() {
     match CpuBackend::new(CpuOptions { precision: Precision::Bf16, ..CpuOptions::default() }) {
-        Ok(_) => check(Arithmetic::Bf16),
+        Ok(_) => check(Arithmetic::Bf16, |_| true),
         Err(error) => eprintln!("SKIPPED: bf16: {error}"),
     }
 }
@@ -87,24 +75,27 @@ fn bf16() {
 mod cuda {
     use super::*;
 
+    /// On the emulator without the case of a real size, which needs minutes for its billions of multiply-adds.
+    fn check_on_gpu(precision: Precision) {
+        if emulator::load() {
+            let device = std::env::var_os("FORETUNE_TEST_DEVICE").is_some();
+            let small = |case: &Path| !case.ends_with("real_vit_tiny");
+            check(Arithmetic::Cuda(0, precision), if device { |_| true } else { small });
+        }
+    }
+
     #[test]
     fn f32() {
-        if emulator::load() {
-            check(Arithmetic::Cuda(0, Precision::F32));
-        }
+        check_on_gpu(Precision::F32);
     }
 
     #[test]
     fn f16() {
-        if emulator::load() {
-            check(Arithmetic::Cuda(0, Precision::F16));
-        }
+        check_on_gpu(Precision::F16);
     }
 
     #[test]
     fn bf16() {
-        if emulator::load() {
-            check(Arithmetic::Cuda(0, Precision::Bf16));
-        }
+        check_on_gpu(Precision::Bf16);
     }
 }

@@ -19,6 +19,7 @@ pub(super) enum DeviceChoice {
     /// The first GPU that can be used, else the CPU.
     Auto,
     Cpu,
+    #[cfg(feature = "cuda")]
     Cuda(usize),
 }
 
@@ -29,13 +30,23 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
-            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            "cuda" => cuda(0),
             _ => match text.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => Ok(DeviceChoice::Cuda(ordinal)),
+                Some(Ok(ordinal)) => cuda(ordinal),
                 _ => Err(Error::Options("expected auto, cpu, cuda, or cuda:N".into())),
             },
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<DeviceChoice> {
+    Ok(DeviceChoice::Cuda(ordinal))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<DeviceChoice> {
+    Err(Error::Options("this build has no CUDA (feature `cuda`)".into()))
 }
 
 /// What computes, and how.
@@ -47,30 +58,26 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Where `model` is to run. Errors: a GPU was asked for and this build has none; one that is not there is found out later.
-    pub(super) fn new(model: &ModelSource, global: &Global) -> Result<Target> {
+    /// Where `model` is to run; a GPU that was asked for and is not there is found out later.
+    pub(super) fn new(model: &ModelSource, global: &Global) -> Target {
         let cpu = Target::Cpu(load::cpu(model, global));
         #[cfg(feature = "cuda")]
-        {
-            let options = |device| CudaOptions { device, precision: model.precision, ..CudaOptions::default() };
-            Ok(match model.device {
-                DeviceChoice::Cpu => cpu,
-                DeviceChoice::Cuda(device) => Target::Cuda(options(device)),
-                DeviceChoice::Auto => match usable(model.precision) {
-                    Ok(device) => Target::Cuda(options(device)),
-                    Err(reason) => {
-                        log::info!("computing on the CPU: {reason}");
-                        cpu
-                    }
-                },
-            })
-        }
-        #[cfg(not(feature = "cuda"))]
+        let options =
+            |device| Target::Cuda(CudaOptions { device, precision: model.precision, ..CudaOptions::default() });
         match model.device {
-            DeviceChoice::Cuda(_) => {
-                Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into()))
-            }
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(cpu),
+            DeviceChoice::Cpu => cpu,
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Cuda(device) => options(device),
+            #[cfg(feature = "cuda")]
+            DeviceChoice::Auto => match usable(model.precision) {
+                Ok(device) => options(device),
+                Err(reason) => {
+                    log::info!("computing on the CPU: {reason}");
+                    cpu
+                }
+            },
+            #[cfg(not(feature = "cuda"))]
+            DeviceChoice::Auto => cpu,
         }
     }
 
@@ -123,8 +130,10 @@ mod tests {
     fn names_of_devices() {
         let choice = |text: &str| text.parse::<DeviceChoice>();
         assert_eq!(choice("auto").unwrap(), DeviceChoice::Auto);
-        assert_eq!(choice("cuda").unwrap(), DeviceChoice::Cuda(0));
-        assert_eq!(choice("cuda:3").unwrap(), DeviceChoice::Cuda(3));
+        #[cfg(feature = "cuda")]
+        for (name, ordinal) in [("cuda", 0), ("cuda:3", 3)] {
+            assert_eq!(choice(name).unwrap(), DeviceChoice::Cuda(ordinal));
+        }
         for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
             assert!(choice(bad).expect_err(bad).is_usage());
         }

@@ -25,7 +25,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         return Err(Error::Data { path: dataset.root, problem });
     }
     let micro_batch = job.micro_batch.min(indices.len());
-    let mut engine = Target::new(&job.model, global)?.engine(&classifier.model, classifier.layout, micro_batch)?;
+    let mut engine = Target::new(&job.model, global).engine(&classifier.model, classifier.layout, micro_batch)?;
     let wishes = load::wishes(micro_batch, job.data.decode_threads, global);
     let photos = Photos {
         items: dataset.items.clone(),

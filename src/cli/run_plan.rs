@@ -17,7 +17,7 @@ const LISTED: u64 = 180;
 pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
     let cpu = load::cpu(&job.model, global);
-    let target = Target::new(&job.model, global)?;
+    let target = Target::new(&job.model, global);
     let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
     let planned = |options| Planned {
         model: &model,

@@ -34,7 +34,7 @@ struct Class {
 pub(super) fn run(job: &PredictJob, global: &Global) -> Result<bool> {
     let classifier = Classifier::open(&job.model.path, job.adapter.as_deref(), &job.model.options)?;
     let most = PASS.min(job.images.len());
-    let mut engine = Target::new(&job.model, global)?.engine(&classifier.model, classifier.layout, most)?;
+    let mut engine = Target::new(&job.model, global).engine(&classifier.model, classifier.layout, most)?;
     let preprocess = &classifier.model.preprocess;
     let pixels = preprocess.image_len();
     let mut complete = true;

@@ -43,10 +43,6 @@ fn arithmetic(device: DeviceChoice, dtype: Dtype) -> Result<Arithmetic> {
                 _ => Precision::F32,
             },
         )),
-        #[cfg(not(feature = "cuda"))]
-        (DeviceChoice::Cuda(_), _) => {
-            Err(Error::Options("--device cuda: this build has no CUDA (feature `cuda`)".into()))
-        }
         (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::F32) => Ok(Arithmetic::F32),
         (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Bf16) => Ok(Arithmetic::Bf16),
         (DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::F16) => {

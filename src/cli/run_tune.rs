@@ -23,7 +23,7 @@ use std::path::Path;
 pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
     let cpu = load::cpu(&job.model, global);
-    let target = Target::new(&job.model, global)?;
+    let target = Target::new(&job.model, global);
     let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
     let plan = |dataset: &Dataset, options: &TuneOptions| {
         let planned = Planned {

@@ -37,7 +37,7 @@ impl Kernels {
     }
 }
 
-/// Bytes that the softmax's statistics take on the device.
+/// Bytes of device memory for the statistics log ΣeS and ΣP·dP, f32 `[B, h, T, 2]`, of an exact gradient over `examples` examples.
 pub fn statistics_bytes(examples: usize, heads: usize, tokens: usize) -> usize {
     memory::padded(examples * heads * tokens * 2 * size_of::<f32>())
 }

@@ -99,7 +99,6 @@ impl Geometry {
 }
 
 /// How the examples of a pass go through the blocks: in chunks of equal size, but for the last.
-#[derive(Clone)]
 pub(super) struct Chunks {
     pub whole: Arc<Geometry>,
     pub last: Arc<Geometry>,

@@ -153,14 +153,14 @@ impl<B: Backend> Encoder<B> {
         let examples = self.examples(&pass)?;
         let (width, planes) = (self.spec().head_width(), 1 + pass.tangents);
         expect("head inputs", planes * examples * width, head_input.len())?;
-        let chunks = self.chunks(&pass, examples)?;
+        let chunks = self.chunks(&pass, examples);
         for (c, images) in pass.images.chunks(self.chunk * self.image_len()).enumerate() {
             self.embed(chunks.of(c), images, c)?;
         }
-        self.run_blocks(chunks.clone(), pass.prompts, tangents, false)?;
+        let normed = self.run_blocks(&chunks, pass.prompts, tangents, false)?;
         for c in 0..chunks.count {
             let g = chunks.of(c);
-            self.pool(g, c)?;
+            self.pool(g, c, normed)?;
             if chunks.count == 1 {
                 return self.backend.read(&self.head_input, 0, head_input);
             }
@@ -211,11 +211,11 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// How the examples of a pass go through the blocks.
-    fn chunks(&mut self, pass: &Pass<B::Elem>, examples: usize) -> Result<Chunks> {
+    fn chunks(&mut self, pass: &Pass<B::Elem>, examples: usize) -> Chunks {
         let (layout, count) = (self.layout(pass), examples.div_ceil(self.chunk));
         let last = examples - (count - 1) * self.chunk;
         let whole = self.geometry(layout, examples.min(self.chunk), pass.tangents);
-        Ok(Chunks { whole, last: self.geometry(layout, last, pass.tangents), count })
+        Chunks { whole, last: self.geometry(layout, last, pass.tangents), count }
     }
 
     fn geometry(&mut self, layout: PromptLayout, examples: usize, tangents: usize) -> Arc<Geometry> {
@@ -245,26 +245,26 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// All blocks, each over all chunks before the next. With `record`, every block input from ℓ on is kept for the VJP. With
-    /// one chunk, y holds what is pooled.
+    /// All blocks, each over all chunks before the next. With `record`, every block input from ℓ on is kept for the VJP. Says
+    /// whether y holds the final norm of the last block's `out`.
     fn run_blocks(
         &mut self,
-        chunks: Chunks,
+        chunks: &Chunks,
         prompts: &[B::Elem],
         tangents: &mut TangentSource<B::Elem>,
         record: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let weights = self.weights.clone();
         let mut normed = false;
         for (i, block) in weights.blocks.iter().enumerate() {
             let layout = chunks.whole.layout;
             if let Some(set) = layout.entering(i) {
-                self.draw(&chunks, set, prompts, tangents)?;
+                self.draw(chunks, set, prompts, tangents)?;
             }
             for c in 0..chunks.count {
                 let g = chunks.of(c);
                 if let Some(set) = layout.entering(i) {
-                    self.place_prompts(&chunks, c, set)?;
+                    self.place_prompts(chunks, c, set)?;
                 }
                 if record && i >= layout.insert_at {
                     self.record(g, i)?;
@@ -277,17 +277,17 @@ impl<B: Backend> Encoder<B> {
                 normed = next.is_some();
             }
         }
-        Ok(())
+        Ok(normed)
     }
 
-    /// The final norms and pooling of chunk `c`: its head inputs.
-    fn pool(&mut self, g: &Geometry, c: usize) -> Result<()> {
+    /// The final norms and pooling of chunk `c`: its head inputs. `normed`: see [`Encoder::run_blocks`].
+    fn pool(&mut self, g: &Geometry, c: usize, normed: bool) -> Result<()> {
         let (backend, weights) = (&*self.backend, &*self.weights);
         let width = weights.spec.width;
         let Some(last) = g.blocks.last() else { return Ok(()) };
         match &weights.norm {
-            Some(norm) if self.x.len() > 1 => backend.norm(&last.out, norm, &self.x[c], &mut self.y)?,
-            Some(_) => {}
+            _ if normed => {}
+            Some(norm) => backend.norm(&last.out, norm, &self.x[c], &mut self.y)?,
             None => backend.gather(&last.out, width, &self.x[c], None, &mut self.y)?,
         }
         match &weights.fc_norm {

@@ -105,7 +105,7 @@ impl<B: Backend> Encoder<B> {
             let found = format!("one for {}", self.most_examples);
             return Err(Error::Shape { what: "engine of an exact gradient", expected, found });
         }
-        Ok(self.chunks(&pass, examples)?.whole)
+        Ok(self.chunks(&pass, examples).whole)
     }
 
     fn record_forward(&mut self, g: &Arc<Geometry>, images: &[B::Elem], prompts: &[B::Elem]) -> Result<()> {
@@ -113,8 +113,8 @@ impl<B: Backend> Encoder<B> {
             self.tape = Some(self.new_tape()?);
         }
         self.embed(g, images, 0)?;
-        self.run_blocks(Chunks::one(g), prompts, &mut |_, _| Ok(()), true)?;
-        self.pool(g, 0)
+        let normed = self.run_blocks(&Chunks::one(g), prompts, &mut |_, _| Ok(()), true)?;
+        self.pool(g, 0, normed)
     }
 
     fn new_tape(&self) -> Result<Tape<B>> {

@@ -50,39 +50,17 @@ void launch(void (*kernel)(void **params), void **params, Dim3 grid, Dim3 block,
     }                                                                                                                  \
     extern "C" const unsigned name##_args = sizeof(Args), name##_threads = threads;
 
-struct alignas(16) uint4 {
-    unsigned x, y, z, w;
-};
-struct alignas(8) uint2 {
-    unsigned x, y;
-};
-struct alignas(16) float4 {
-    float x, y, z, w;
-};
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-
-static inline uint32_t float_bits(float v) {
-    uint32_t bits;
-    std::memcpy(&bits, &v, 4);
-    return bits;
+// The bits of one type as another of its size.
+template <class To, class From> To same_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
 }
-static inline float bits_float(uint32_t bits) {
-    float v;
-    std::memcpy(&v, &bits, 4);
-    return v;
-}
-static inline uint64_t double_bits(double v) {
-    uint64_t bits;
-    std::memcpy(&bits, &v, 8);
-    return bits;
-}
-static inline double bits_double(uint64_t bits) {
-    double v;
-    std::memcpy(&v, &bits, 8);
-    return v;
-}
+static inline uint32_t float_bits(float v) { return same_bits<uint32_t>(v); }
+static inline float bits_float(uint32_t bits) { return same_bits<float>(bits); }
+static inline uint64_t double_bits(double v) { return same_bits<uint64_t>(v); }
+static inline double bits_double(uint64_t bits) { return same_bits<double>(bits); }
 // The emulator is compiled with -ffp-contract=off.
 static inline double mul(double a, double b) { return a * b; }
 static inline double add(double a, double b) { return a + b; }
@@ -177,5 +155,3 @@ static inline void copy_16(void *shared, const void *global, bool valid) {
 }
 static inline void commit_copies() {}
 template <int n> void wait_copies() {}
-
-using std::isfinite;

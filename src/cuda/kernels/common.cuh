@@ -181,22 +181,6 @@ DEVICE float warp_sum(float v) {
     return v;
 }
 
-// Sum over a block of up to 1024 threads, whole warps; the same in all of them. `scratch`: 33 floats of shared memory.
-DEVICE float block_sum(float v, float *scratch) {
-    v = warp_sum(v);
-    if (blockDim.x <= 32) return v;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    sync_block();
-    if (lane == 0) scratch[warp] = v;
-    sync_block();
-    if (warp == 0) {
-        v = warp_sum(lane < int(blockDim.x) / 32 ? scratch[lane] : 0.0f);
-        if (lane == 0) scratch[32] = v;
-    }
-    sync_block();
-    return scratch[32];
-}
-
 // n neighbours, moved in one access where n > 1; rows and their widths are then multiples of n elements.
 template <class T, int n> struct alignas(sizeof(T) * n) Few {
     T v[n];
