@@ -133,6 +133,9 @@ fn a_budget_is_kept_to_and_all_is_given_back() {
     });
     // Streamed a few images at a time, or resident and all together.
     assert!(smallest == larger, "the budget changed the result");
+    let free = report("free.safetensors", "");
+    assert!(free["replays"].as_u64().unwrap() >= 2, "the blocks of small passes are launched at once: {free}");
+    assert!(fs::read(bench.path("out/free.safetensors")).unwrap() == smallest, "replays changed the result");
     fails(folder, &tune("a.safetensors", &format!("--budget {}", named - 1)), "");
     // The exact gradient's buffers are in its plan too.
     let exact = tune("exact.safetensors", "--guess backprop --budget 1KiB");

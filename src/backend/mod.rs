@@ -9,8 +9,10 @@ mod rows;
 pub use rows::Rows;
 
 use crate::Result;
-use crate::model::{Activation, Mlp, Model, ModelSpec};
+use crate::model::{Activation, Head, Mlp, Model, ModelSpec};
 use crate::ops::Real;
+#[allow(unused_imports, reason = "for documentation")]
+use crate::ops::loss::{self, Judged};
 use crate::rng::Draw;
 use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
@@ -144,6 +146,8 @@ pub trait Backend {
     type Matrix;
     /// A frozen vector (or table of vectors).
     type Vector;
+    /// What [`Backend::replay`] remembers of some operations.
+    type Recording: Default + Send;
 
     /// What linear layers multiply: it decides the bits of a run.
     fn precision(&self) -> Precision {
@@ -152,6 +156,12 @@ pub trait Backend {
     /// Runs `f` where operations find the backend's threads at hand. A pass is one such call.
     fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         f()
+    }
+    /// Runs `operations`, which with this `recording` are always the same ones on the same buffers, and neither read nor write
+    /// values of the host. A backend where calling costs more than small operations themselves may record and repeat them.
+    fn replay(&self, recording: &mut Self::Recording, mut operations: impl FnMut() -> Result<()>) -> Result<()> {
+        let _ = recording;
+        operations()
     }
     /// Memory for all of `needs`, obtained at once. Errors: [`crate::Error::OutOfMemory`], [`crate::Error::DeviceMemory`].
     fn reserve(&self, needs: &Needs) -> Result<Self::Arena>;
@@ -299,6 +309,18 @@ pub trait Backend {
         groups: &[Range<usize>],
         y: &Self::Buffer,
         out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Adds the examples of head inputs `f` `[1+K, B, D]` to `out`, as [`loss::judge`] does. `work` is overwritten. Errors:
+    /// the device's own, or [`crate::Error::Shape`] when it has no room for so many classes.
+    fn judge(
+        &self,
+        head: &Head,
+        labels: &[u32],
+        tangents: usize,
+        f: &Self::Buffer,
+        work: &mut Self::Buffer,
+        out: &mut Judged<Self::Elem>,
     ) -> Result<()>;
 
     /// dx[r, :] = dy[r, :]·W[outputs, :] for r < `count` (`accumulate`: added to dx). dy's rows are at `dy`, dx's rows

@@ -8,7 +8,8 @@ use super::{activation, attention, attention_vjp, embed, norm, residual, vector}
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
 use crate::memory::Arena;
-use crate::model::{Mlp, ModelSpec};
+use crate::model::{Head, Mlp, ModelSpec};
+use crate::ops::loss::{self, Judged};
 use crate::weights::{LinearRef, VectorRef};
 use std::ops::Range;
 
@@ -25,6 +26,7 @@ impl Backend for CpuBackend {
     type Arena = Arena;
     type Matrix = Matrix;
     type Vector = Vector;
+    type Recording = ();
 
     fn precision(&self) -> Precision {
         self.gemm.precision()
@@ -244,6 +246,19 @@ impl Backend for CpuBackend {
         self.pool.for_each((1 + rows.tangents) * rows.examples, |index, _| {
             self.isa.dispatch(residual::Pool { rows, index, width, groups, y, out });
         });
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        head: &Head,
+        labels: &[u32],
+        tangents: usize,
+        f: &Buffer,
+        _work: &mut Buffer,
+        out: &mut Judged<f32>,
+    ) -> Result<()> {
+        loss::judge(head, labels, tangents, f, out);
         Ok(())
     }
 

@@ -1,13 +1,14 @@
 //! Every operation of the backend: arguments checked, kernels launched by the file of the operation's name.
 
 use super::memory::{Buffer, DeviceArena};
-use super::{CudaBackend, Matrix, Precision, Vector, image_len, lock};
-use super::{activation, attention, attention_vjp, embed, linear, noise, norm, residual};
+use super::{CudaBackend, Matrix, Precision, Recording, Vector, image_len, lock};
+use super::{activation, attention, attention_vjp, embed, linear, loss, noise, norm, replay, residual};
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
 use crate::cpu::memory::Buffer as Staging;
 use crate::memory::Arena;
-use crate::model::{Mlp, Model, ModelSpec};
+use crate::model::{Head, Mlp, Model, ModelSpec};
+use crate::ops::loss::Judged;
 use crate::rng::Draw;
 use crate::weights::{LinearRef, VectorRef};
 use std::ops::Range;
@@ -25,9 +26,14 @@ impl Backend for CudaBackend {
     type Arena = Arenas;
     type Matrix = Matrix;
     type Vector = Vector;
+    type Recording = Recording;
 
     fn precision(&self) -> Precision {
         self.precision
+    }
+
+    fn replay(&self, recording: &mut Recording, operations: impl FnMut() -> Result<()>) -> Result<()> {
+        replay::replay(self, recording, operations)
     }
 
     fn reserve(&self, needs: &Needs) -> Result<Arenas> {
@@ -183,6 +189,18 @@ impl Backend for CudaBackend {
 
     fn pool(&self, rows: &Rows, width: usize, groups: &[Range<usize>], y: &Buffer, out: &mut Buffer) -> Result<()> {
         residual::pool(self, rows, width, groups, y, out)
+    }
+
+    fn judge(
+        &self,
+        head: &Head,
+        labels: &[u32],
+        tangents: usize,
+        f: &Buffer,
+        work: &mut Buffer,
+        out: &mut Judged<f32>,
+    ) -> Result<()> {
+        loss::judge(self, head, labels, tangents, f, work, out)
     }
 
     fn linear_vjp(

@@ -72,7 +72,7 @@ pub(super) fn write(gpu: &CudaBackend, buffer: &Buffer, offset: usize, data: &[f
         let len = window.len();
         for (i, data) in data.chunks(len).enumerate() {
             let to = buffer.at(offset + i * len, data.len());
-            window.send(&gpu.stream, data, |from| {
+            window.send(&gpu.stream, &[data], |from| {
                 kernels.convert(kernels.from_host, &gpu.stream, from, to, data.len())
             })?;
         }
@@ -108,7 +108,7 @@ pub(super) fn patches(gpu: &CudaBackend, grid: PatchGrid, examples: usize, image
         for (i, images) in images.chunks(most * image).enumerate() {
             let count = images.len() / image;
             let out = out.at(i * most * row, count * row);
-            window.send(&gpu.stream, images, |from| {
+            window.send(&gpu.stream, &[images], |from| {
                 let args = PatchesArgs {
                     images: from,
                     out,

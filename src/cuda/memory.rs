@@ -119,6 +119,11 @@ impl Buffer {
         Ok(Buffer { part, len, size })
     }
 
+    /// f32 values that there is room for.
+    pub(super) fn words(&self) -> usize {
+        self.len * self.size / size_of::<f32>()
+    }
+
     /// Address of `count` elements from `offset` on.
     ///
     /// # Panics

@@ -14,11 +14,14 @@ mod backend;
 mod blas;
 mod device;
 mod embed;
+mod head;
 mod linear;
+mod loss;
 pub mod memory;
 mod module;
 mod noise;
 mod norm;
+mod replay;
 mod residual;
 mod rows;
 mod source;
@@ -32,6 +35,7 @@ mod window;
 
 pub use attention_vjp::statistics_bytes;
 pub use device::{Device, DeviceInfo, devices};
+pub use replay::Recording;
 pub use weights::{Matrix, Vector, WeightBytes};
 
 use crate::backend::{Precision, Rows};
@@ -139,7 +143,9 @@ struct Kernels {
     attention: attention::Kernels,
     attention_vjp: attention_vjp::Kernels,
     embed: embed::Kernels,
+    head: head::Kernels,
     linear: linear::Kernels,
+    loss: loss::Kernels,
     noise: noise::Kernels,
     norm: norm::Kernels,
     residual: residual::Kernels,
@@ -176,7 +182,9 @@ impl CudaBackend {
             attention: attention::Kernels::load(&module, storage)?,
             attention_vjp: attention_vjp::Kernels::load(&module)?,
             embed: embed::Kernels::load(&module)?,
+            head: head::Kernels::load(&module)?,
             linear: linear::Kernels::load(&module, storage)?,
+            loss: loss::Kernels::load(&module)?,
             noise: noise::Kernels::load(&module)?,
             norm: norm::Kernels::load(&module)?,
             residual: residual::Kernels::load(&module)?,

@@ -29,6 +29,7 @@ const KEPT: usize = 16;
 pub(super) struct RowTables {
     memory: Option<(Part, usize)>,
     known: Vec<Table>,
+    age: u64,
 }
 
 struct Table {
@@ -37,7 +38,7 @@ struct Table {
 }
 
 impl RowTables {
-    pub(super) const EMPTY: RowTables = RowTables { memory: None, known: Vec::new() };
+    pub(super) const EMPTY: RowTables = RowTables { memory: None, known: Vec::new(), age: 0 };
 
     /// Bytes of device memory for lists of up to `tokens` tokens.
     pub(super) const fn bytes(tokens: usize) -> usize {
@@ -50,7 +51,7 @@ impl RowTables {
         if self.memory.as_ref().is_some_and(|(_, most)| *most >= tokens) {
             return Ok(());
         }
-        *self = RowTables::EMPTY;
+        *self = RowTables { age: self.age + 1, ..RowTables::EMPTY };
         let own;
         let arena = match arena {
             Some(arena) => arena,
@@ -61,6 +62,11 @@ impl RowTables {
         };
         self.memory = Some((arena.carve(Self::bytes(tokens), WHAT)?, tokens));
         Ok(())
+    }
+
+    /// Changes when lists are dropped: while it is the same, addresses given by [`RowTables::get`] hold.
+    pub(super) fn age(&self) -> u64 {
+        self.age
     }
 
     /// `rows` for a kernel that is launched in `stream`.
@@ -93,6 +99,7 @@ impl RowTables {
         if self.known.len() == KEPT {
             // Kernels that read the old lists run before those that read the new ones.
             self.known.clear();
+            self.age += 1;
         }
         let (memory, most) = self.memory.as_ref().expect("reserved");
         let mut lists = vec![0u32; 3 * most];

@@ -4,9 +4,11 @@ use super::{CudaBackend, CudaOptions};
 use crate::backend::{Backend, Precision};
 use crate::encoder::Pass;
 use crate::engine::Native;
-use crate::model::{LoadOptions, Model, PromptLayout};
+use crate::model::{Head, LoadOptions, Model, PromptLayout};
+use crate::ops::loss::{self, Judged};
 use crate::ops::table::{Shape, check_independence, compare, run, shapes};
 use crate::rng::Draw;
+use ndarray::{Array1, Array2};
 use std::path::Path;
 
 #[path = "../../tests/emulator/mod.rs"]
@@ -91,8 +93,9 @@ fn pass(options: CudaOptions, chunk: usize, examples: usize) -> (Vec<f32>, u64) 
     let images = values(examples * engine.image_len());
     let prompts = values(layout.parameters(&model.spec));
     let mut out = vec![0.0; 3 * examples * model.spec.head_width()];
-    // Twice: the second finds everything where the first left it.
-    for _ in 0..2 {
+    // Run, captured, replayed: each finds everything where the one before left it.
+    for round in 0..3 {
+        let images: Vec<f32> = images.iter().map(|v| v + round as f32 / 8.0).collect();
         let pass = Pass { images: &images, prompts: &prompts, tangents: 2 };
         let mut draw = |set: usize, y: &mut [f32]| {
             y.iter_mut().enumerate().for_each(|(i, y)| *y = ((i * 7 + set) % 13) as f32 / 13.0 - 0.5);
@@ -153,4 +156,34 @@ fn noise_has_the_cpus_bits() {
         }
         assert_eq!(sum, exact);
     }
+}
+
+#[test]
+fn a_head_larger_than_a_piece_comes_in_several() {
+    if !emulator::load() {
+        return;
+    }
+    let (examples, tangents, width) = (5, 2, 300);
+    let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 400.0;
+    let f: Vec<f32> = (0..(1 + tangents) * examples * width).map(value).collect();
+    let labels: Vec<u32> = (0..examples as u32).map(|b| 70 * b).collect();
+    let backend = backend(Precision::F32);
+    let mut buffer = backend.buffer(f.len()).unwrap();
+    backend.write(&mut buffer, 0, &f).unwrap();
+    let mut work = backend.buffer(20_000).unwrap();
+    let mut head = |classes: usize| {
+        let weight = Array2::from_shape_fn((classes, width), |(c, i)| value(c * width + i + c));
+        let head = Head::Linear { weight, bias: Array1::from_shape_fn(classes, |c| value(3 * c)) };
+        let (mut expected, mut found) = (Judged::default(), Judged::default());
+        loss::judge(&head, &labels, tangents, &f, &mut expected);
+        backend.judge(&head, &labels, tangents, &buffer, &mut work, &mut found).map(|()| (expected, found))
+    };
+    let (expected, found) = head(400).unwrap();
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5);
+    assert_eq!(expected.best, found.best);
+    assert!(near(&expected.losses, &found.losses) && near(&expected.slopes, &found.slopes));
+    assert!(near(&expected.derivatives, &found.derivatives) && expected.derivatives.len() == examples * tangents);
+    // No room for a single example's logits.
+    let error = head(7000).unwrap_err().to_string();
+    assert!(error.contains("classes of a head") && error.contains("7000"), "{error}");
 }

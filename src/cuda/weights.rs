@@ -125,6 +125,11 @@ fn block_bytes(block: &BlockRef, size: usize) -> [usize; 2] {
 }
 
 impl Store {
+    /// Whether blocks come and go.
+    pub(super) fn streamed(&self) -> bool {
+        self.streamed
+    }
+
     pub(super) fn new(device: &Arc<Device>, storage: Storage, streamed: bool) -> Self {
         let device = device.clone();
         Store { device, storage, streamed, loading: Mutex::default(), blocks: OnceLock::new() }

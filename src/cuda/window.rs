@@ -12,6 +12,26 @@ use std::sync::Arc;
 /// Least values of a piece.
 const LEAST: usize = 1 << 16;
 
+/// A number as the device has it.
+pub(super) trait Plain: Copy {
+    fn store(self, to: &mut [u8]);
+    fn load(from: &[u8]) -> Self;
+}
+
+macro_rules! plain {
+    ($($number:ty),*) => {$(
+        impl Plain for $number {
+            fn store(self, to: &mut [u8]) {
+                to.copy_from_slice(&self.to_ne_bytes());
+            }
+            fn load(from: &[u8]) -> Self {
+                Self::from_ne_bytes(from.try_into().expect("as many bytes as it has"))
+            }
+        }
+    )*};
+}
+plain!(u32, f32, f64);
+
 /// Two pieces of pinned memory and their counterparts on the device.
 pub(super) struct Window {
     pinned: Pinned,
@@ -52,35 +72,45 @@ impl Window {
         (piece, piece * padded(self.len * size_of::<f32>()))
     }
 
-    /// Sends at most [`Window::len`] values; `take` gets their address on the device, where they stay until what it launches
-    /// in `stream` has run.
-    pub(super) fn send(&mut self, stream: &Stream, data: &[f32], take: impl FnOnce(u64) -> Result<()>) -> Result<()> {
+    /// Sends `parts`, one after another, of together at most [`Window::len`] values; `take` gets their address on the device,
+    /// where they stay until what it launches in `stream` has run.
+    pub(super) fn send(
+        &mut self,
+        stream: &Stream,
+        parts: &[&[f32]],
+        take: impl FnOnce(u64) -> Result<()>,
+    ) -> Result<()> {
         let address = self.landing.start();
         let (piece, start) = self.piece();
         self.done[piece].synchronize()?;
-        self.pinned.floats(start, data.len()).copy_from_slice(data);
+        let mut end = start;
+        for part in parts {
+            self.pinned.floats(end, part.len()).copy_from_slice(part);
+            end += size_of_val(*part);
+        }
         let to = address + start as u64;
         // SAFETY: within the part; the pinned bytes stay until the event.
-        unsafe { stream.upload(to, self.pinned.bytes(start..start + size_of_val(data)))? };
+        unsafe { stream.upload(to, self.pinned.bytes(start..end))? };
         take(to)?;
         self.done[piece].record(stream)
     }
 
     /// Sends `data` in one piece and receives `out` in the other; `work` gets their addresses on the device.
-    pub(super) fn exchange(
+    pub(super) fn exchange<D: Plain, O: Plain>(
         &mut self,
         stream: &Stream,
-        data: &[f64],
-        out: &mut [f64],
+        data: &[D],
+        out: &mut [O],
         work: impl FnOnce(u64, u64) -> Result<()>,
     ) -> Result<()> {
-        assert!(2 * data.len().max(out.len()) <= self.len, "a piece holds each");
+        let piece = self.len * size_of::<f32>();
+        assert!(size_of_val(data).max(size_of_val(out)) <= piece, "a piece holds each");
         let address = self.landing.start();
         let [(first, from), (second, to)] = [self.piece(), self.piece()];
         self.done[first].synchronize()?;
         self.done[second].synchronize()?;
         let bytes = self.pinned.bytes(from..from + size_of_val(data));
-        bytes.as_chunks_mut().0.iter_mut().zip(data).for_each(|(to, v)| *to = v.to_ne_bytes());
+        bytes.chunks_exact_mut(size_of::<D>()).zip(data).for_each(|(to, v)| v.store(to));
         // SAFETY: within the part; the pinned bytes stay until the stream has come to its end below.
         unsafe { stream.upload(address + from as u64, bytes)? };
         work(address + from as u64, address + to as u64)?;
@@ -88,7 +118,7 @@ impl Window {
         // SAFETY: as above.
         unsafe { stream.download(address + to as u64, bytes)? };
         stream.synchronize()?;
-        out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, v)| *out = f64::from_ne_bytes(*v));
+        out.iter_mut().zip(bytes.chunks_exact(size_of::<O>())).for_each(|(out, v)| *out = O::load(v));
         Ok(())
     }
 

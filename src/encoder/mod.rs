@@ -9,6 +9,7 @@
 //!
 //! with every step over primal and tangent rows at once, on the rows that matter (`layout.rs`).
 
+mod blocks;
 mod flops;
 mod layout;
 mod sizes;
@@ -20,8 +21,9 @@ pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
 pub use weights::{Block, Weights, products, weight_bytes};
 
-use crate::backend::{At, Backend, Heads, Needs, PatchGrid, hidden_columns};
-use crate::model::{FinalNorm, ModelSpec, PromptLayout};
+use crate::backend::{At, Backend, Needs, PatchGrid};
+use crate::model::{FinalNorm, Head, ModelSpec, PromptLayout};
+use crate::ops::loss::Judged;
 use crate::{Error, Result};
 use layout::{Chunks, Geometry};
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub struct Encoder<B: Backend> {
     prompts: PromptLayout,
     /// Row sets of the (B, K) met so far.
     geometries: Vec<Arc<Geometry>>,
+    /// Of small passes met so far.
+    recordings: Vec<blocks::Recorded<B>>,
     /// The buffers' memory, with what the guess needs.
     arena: B::Arena,
     most_examples: usize,
@@ -91,6 +95,7 @@ impl<B: Backend> Encoder<B> {
             staging: backend.carve_staging(&arena, staging)?,
             arena,
             geometries: Vec::new(),
+            recordings: Vec::new(),
             chunk: chunk.clamp(1, examples.max(1)),
             most_examples: examples,
             most_tangents: tangents,
@@ -150,9 +155,50 @@ impl<B: Backend> Encoder<B> {
         tangents: &mut TangentSource<B::Elem>,
         head_input: &mut [B::Elem],
     ) -> Result<()> {
-        let examples = self.examples(&pass)?;
         let (width, planes) = (self.spec().head_width(), 1 + pass.tangents);
+        let examples = pass.images.len() / self.image_len();
         expect("head inputs", planes * examples * width, head_input.len())?;
+        self.run(pass, tangents, |this, c, g| {
+            let len = g.examples * width;
+            if g.examples == examples {
+                return this.backend.read(&this.head_input, 0, head_input);
+            }
+            for plane in 0..planes {
+                let to = (plane * examples + c * this.chunk) * width;
+                this.backend.read(&this.head_input, plane * len, &mut head_input[to..][..len])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Dual pass, and the cross entropy of `head` on `labels` `[B]`: into `judged`, which is cleared first. Errors: as
+    /// [`Encoder::dual`].
+    pub fn judge(
+        &mut self,
+        pass: Pass<B::Elem>,
+        tangents: &mut TangentSource<B::Elem>,
+        head: &Head,
+        labels: &[u32],
+        judged: &mut Judged<B::Elem>,
+    ) -> Result<()> {
+        expect("labels", pass.images.len() / self.image_len(), labels.len())?;
+        expect("columns of the head", self.spec().head_width(), head.width())?;
+        judged.clear();
+        let count = pass.tangents;
+        self.run(pass, tangents, |this, c, g| {
+            let labels = &labels[c * this.chunk..][..g.examples];
+            this.backend.judge(head, labels, count, &this.head_input, &mut this.work, judged)
+        })
+    }
+
+    /// A pass; `each` finds the head inputs of a chunk, its number and rows given, in `head_input`.
+    fn run(
+        &mut self,
+        pass: Pass<B::Elem>,
+        tangents: &mut TangentSource<B::Elem>,
+        mut each: impl FnMut(&mut Self, usize, &Geometry) -> Result<()>,
+    ) -> Result<()> {
+        let examples = self.examples(&pass)?;
         let chunks = self.chunks(&pass, examples);
         for (c, images) in pass.images.chunks(self.chunk * self.image_len()).enumerate() {
             self.embed(chunks.of(c), images, c)?;
@@ -161,14 +207,7 @@ impl<B: Backend> Encoder<B> {
         for c in 0..chunks.count {
             let g = chunks.of(c);
             self.pool(g, c, normed)?;
-            if chunks.count == 1 {
-                return self.backend.read(&self.head_input, 0, head_input);
-            }
-            let len = g.examples * width;
-            for plane in 0..planes {
-                let to = (plane * examples + c * self.chunk) * width;
-                self.backend.read(&self.head_input, plane * len, &mut head_input[to..][..len])?;
-            }
+            each(self, c, g)?;
         }
         Ok(())
     }
@@ -245,41 +284,6 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// All blocks, each over all chunks before the next. With `record`, every block input from ℓ on is kept for the VJP. Says
-    /// whether y holds the final norm of the last block's `out`.
-    fn run_blocks(
-        &mut self,
-        chunks: &Chunks,
-        prompts: &[B::Elem],
-        tangents: &mut TangentSource<B::Elem>,
-        record: bool,
-    ) -> Result<bool> {
-        let weights = self.weights.clone();
-        let mut normed = false;
-        for (i, block) in weights.blocks.iter().enumerate() {
-            let layout = chunks.whole.layout;
-            if let Some(set) = layout.entering(i) {
-                self.draw(chunks, set, prompts, tangents)?;
-            }
-            for c in 0..chunks.count {
-                let g = chunks.of(c);
-                if let Some(set) = layout.entering(i) {
-                    self.place_prompts(chunks, c, set)?;
-                }
-                if record && i >= layout.insert_at {
-                    self.record(g, i)?;
-                }
-                let next = weights.blocks.get(i + 1).map(|b| &b.norm1);
-                let next = if next.is_some() { next.filter(|_| g.blocks[i].fuse_next) } else { weights.norm.as_ref() };
-                // What y holds for the next block must not be another chunk's.
-                let next = next.filter(|_| chunks.count == 1);
-                self.block(block, &g.blocks[i], c, normed, next)?;
-                normed = next.is_some();
-            }
-        }
-        Ok(normed)
-    }
-
     /// The final norms and pooling of chunk `c`: its head inputs. `normed`: see [`Encoder::run_blocks`].
     fn pool(&mut self, g: &Geometry, c: usize, normed: bool) -> Result<()> {
         let (backend, weights) = (&*self.backend, &*self.weights);
@@ -334,46 +338,6 @@ impl<B: Backend> Encoder<B> {
             }
         }
         self.backend.scatter(&g.prompts, width, &self.y, &mut self.x[c])
-    }
-
-    /// One block over chunk `c`. `normed`: y already holds LN1 of the rows. `next`: norm to leave in y for the rows of `out`.
-    fn block(
-        &mut self,
-        block: &Block<B>,
-        rows: &layout::BlockRows,
-        c: usize,
-        normed: bool,
-        next: Option<&crate::backend::Norm<B::Vector>>,
-    ) -> Result<()> {
-        let backend = &*self.backend;
-        let spec = &self.weights.spec;
-        let (x, y, work) = (&mut self.x[c], &mut self.y, &mut self.work);
-        let d = spec.width;
-        let heads = Heads { count: spec.heads, dim: spec.head_dim() };
-
-        if !normed {
-            backend.norm(&rows.q, &block.norm1, x, y)?;
-        }
-        backend.linear(rows.q.len(), rows.q.primal_len(), &block.qkv, 0..d, At::start(y, d), work, 0)?;
-        if !rows.shared {
-            backend.norm(&rows.kv, &block.norm1, x, y)?;
-        }
-        let kv = rows.q.len() * d;
-        backend.linear(rows.kv.len(), rows.kv.primal_len(), &block.qkv, d..3 * d, At::start(y, d), work, kv)?;
-        let (q, kv) = (At::start(&*work, d), At { buffer: &*work, offset: kv, stride: 2 * d });
-        backend.attention(heads, &rows.q, &rows.kv, &rows.out, q, kv, y)?;
-
-        let (count, biased) = (rows.out.len(), rows.out.primal_len());
-        backend.linear(count, biased, &block.proj, 0..d, At::start(y, d), work, 0)?;
-        backend.residual_norm(&rows.out, block.scale1.as_ref(), &block.norm2, Some(work), x, y)?;
-        let columns = spec.hidden * hidden_columns(spec.mlp);
-        backend.linear(count, biased, &block.fc1, 0..columns, At::start(y, d), work, 0)?;
-        backend.activation(&rows.out, spec.hidden, spec.mlp, work)?;
-        backend.linear(count, biased, &block.fc2, 0..d, At::start(work, columns), y, 0)?;
-        match next {
-            Some(norm) => backend.residual_norm(&rows.out, block.scale2.as_ref(), norm, None, x, y),
-            None => backend.residual(&rows.out, d, block.scale2.as_ref(), y, x),
-        }
     }
 
     /// Whether `norm` runs before pooling.

@@ -4,12 +4,12 @@ mod native;
 
 pub use native::{Native, cpu};
 
-use crate::backend::Backend;
-
 use crate::Result;
+use crate::backend::Backend;
 use crate::encoder::{HeadGradient, Pass, TangentSource};
 use crate::guess::Guess;
-use crate::model::{ModelSpec, PromptLayout};
+use crate::model::{Head, ModelSpec, PromptLayout};
+use crate::ops::loss::Judged;
 use crate::tune::GuessKind;
 
 /// A backend that [`Native`] runs engines on.
@@ -40,6 +40,17 @@ pub trait Engine {
     /// Dual pass: head inputs `[1+K, B, D]`, plane 0 primal; empty prompts run the frozen model. Errors: shapes that do
     /// not fit, or the device's own.
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()>;
+
+    /// Dual pass, and the cross entropy of `head` on `labels` `[B]`: into `judged`, which is cleared first. Errors: as
+    /// [`Engine::dual`].
+    fn judge(
+        &mut self,
+        pass: Pass<f32>,
+        tangents: &mut TangentSource<f32>,
+        head: &Head,
+        labels: &[u32],
+        judged: &mut Judged<f32>,
+    ) -> Result<()>;
 
     /// Exact gradient of each example's own loss to its own prompt copy, `[B, S, p, d]`. Errors: as [`Engine::dual`].
     fn gradient(

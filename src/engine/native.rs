@@ -6,7 +6,8 @@ use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
 use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
 use crate::guess::{self, Activation, Directional, Guess, WeightTranspose, weight_transpose};
-use crate::model::{Model, ModelSpec, PromptLayout};
+use crate::model::{Head, Model, ModelSpec, PromptLayout};
+use crate::ops::loss::Judged;
 use crate::tune::GuessKind;
 use std::sync::Arc;
 
@@ -91,6 +92,17 @@ impl<B: NativeBackend> Engine for Encoder<B> {
 
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
         self.backend().clone().enter(|| Encoder::dual(self, pass, tangents, head_input))
+    }
+
+    fn judge(
+        &mut self,
+        pass: Pass<f32>,
+        tangents: &mut TangentSource<f32>,
+        head: &Head,
+        labels: &[u32],
+        judged: &mut Judged<f32>,
+    ) -> Result<()> {
+        self.backend().clone().enter(|| Encoder::judge(self, pass, tangents, head, labels, judged))
     }
 
     fn gradient(

@@ -161,7 +161,9 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let trained = options.head == HeadKind::Linear;
     let moments = if options.optimizer == OptimizerKind::Sgd { 1 } else { 2 };
 
-    let step = m * image + (1 + k) * m * (width + classes) + m * classes;
+    // Head inputs are kept where a head is trained, and for the exact gradient beside their own gradient.
+    let kept = u64::from(trained) + if options.guess == GuessKind::Backprop { 2 } else { 0 };
+    let step = m * (image + kept * width + (2 + k) * classes + 2 + k);
     // Parameters, gradient, moments and the best so far; in f64 the estimator's sums. A checkpoint is written from copies of
     // all but the gradient: as state, as bytes, and as the file.
     let state = |parameters: u64| parameters * F32 * (2 + moments + 1 + 3 * (2 + moments));

@@ -1,8 +1,9 @@
 //! The reference backend: every operation is the scalar loop of its own file.
 
+use super::loss::{self, Judged};
 use super::{Real, activation, attention, embed, linear, norm, residual};
 use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
-use crate::model::Mlp;
+use crate::model::{Head, Mlp};
 use crate::{Error, Result};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -37,6 +38,7 @@ impl<T: Real> Backend for Reference<T> {
     type Arena = ();
     type Matrix = HostMatrix<T>;
     type Vector = Vec<T>;
+    type Recording = ();
 
     fn reserve(&self, _: &Needs) -> Result<()> {
         Ok(())
@@ -172,6 +174,19 @@ impl<T: Real> Backend for Reference<T> {
 
     fn pool(&self, rows: &Rows, width: usize, groups: &[Range<usize>], y: &Vec<T>, out: &mut Vec<T>) -> Result<()> {
         residual::pool(rows, width, groups, y, out);
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        head: &Head,
+        labels: &[u32],
+        tangents: usize,
+        f: &Vec<T>,
+        _work: &mut Vec<T>,
+        out: &mut Judged<T>,
+    ) -> Result<()> {
+        loss::judge(head, labels, tangents, f, out);
         Ok(())
     }
 

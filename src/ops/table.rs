@@ -2,8 +2,10 @@
 
 use super::{Real, Reference};
 use crate::backend::{At, Backend, Heads, Linear, Norm, PatchGrid, Rows, hidden_columns};
-use crate::model::{Activation, Mlp};
+use crate::model::{Activation, Head, Mlp};
+use crate::ops::loss::Judged;
 use crate::weights::Element;
+use ndarray::{Array1, Array2};
 
 /// Reproducible values in [−2, 2] that f32 holds exactly, rounded to what a backend stores.
 struct Random(u64, fn(f64) -> f64);
@@ -171,6 +173,7 @@ pub(crate) fn run<B: Backend>(backend: &B, shape: &Shape) -> Results {
     linears(backend, shape, &mut results);
     attention(backend, shape, &mut results);
     activations(backend, shape, &mut results);
+    heads(backend, shape, &mut results);
     results
 }
 
@@ -314,6 +317,39 @@ fn activations<B: Backend>(backend: &B, shape: &Shape, results: &mut Results) {
         let mut out = contents(backend, &h, len);
         out.chunks_exact_mut(stride).for_each(|row| row[hidden..].fill(0.0));
         results.push((format!("activation {mlp:?}"), out));
+    }
+}
+
+/// Both heads under the cross entropy, of an odd number of classes.
+fn heads<B: Backend>(backend: &B, shape: &Shape, results: &mut Results) {
+    let mut random = Random(shape.seed * 2 + 31, |v| v);
+    let (width, planes, examples) = (shape.width(), 1 + shape.tangents, shape.examples);
+    let classes = 1 + shape.hidden % 50;
+    let mut narrow = |n: usize| random.values(n).into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+    let size = 1.0 / (width as f32).sqrt();
+    let mut matrix = || Array2::from_shape_vec((classes, width), narrow(classes * width)).unwrap() * size;
+    let (weight, means) = (matrix(), matrix());
+    let (bias, center) = (Array1::from(narrow(classes)), Array1::from(narrow(width)));
+    let labels: Vec<u32> = (0..examples).map(|_| random.below(classes) as u32).collect();
+    let mut random = Random(shape.seed * 2 + 37, shape.round);
+    let f = filled(backend, &random.values(planes * examples * width));
+    for (name, head) in
+        [("linear", Head::Linear { weight, bias }), ("prototype", Head::Prototype { center, means, tau: 3.5 })]
+    {
+        // Room for an example at least, and for all in f32.
+        let mut work = backend.buffer(2 * planes * (width + classes)).unwrap();
+        let mut judged = Judged::default();
+        judged.inputs = Some(Vec::new());
+        backend.judge(&head, &labels, shape.tangents, &f, &mut work, &mut judged).unwrap();
+        let Judged { losses, best, derivatives, slopes, inputs, .. } = judged;
+        let values = |values: Vec<B::Elem>| values.into_iter().map(|v| v.f64()).collect::<Vec<f64>>();
+        // Differences of logits, beside the size of one.
+        let beside = |values: Vec<f64>| values.into_iter().chain([1.0]).collect();
+        results.push((format!("loss {name}"), beside(values(losses))));
+        results.push((format!("top class {name}"), best.into_iter().map(f64::from).collect()));
+        results.push((format!("loss tangents {name}"), beside(values(derivatives))));
+        results.push((format!("loss slopes {name}"), beside(values(slopes))));
+        results.push((format!("head inputs {name}"), values(inputs.unwrap())));
     }
 }
 

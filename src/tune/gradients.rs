@@ -4,13 +4,13 @@
 //! tangents per pass change a bit. A step needs 8 + 4K bytes per example of its batch; all else depends on the micro-batch.
 
 use super::photos::Batch;
-use super::score::top;
 use super::{Estimator, GuessKind, Observer, TuneOptions};
 use crate::data::Loader;
 use crate::encoder::Pass;
 use crate::engine::Engine;
 use crate::model::Head;
-use crate::ops::{dot, head, loss};
+use crate::ops::loss::Judged;
+use crate::ops::{head, loss};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -30,11 +30,8 @@ pub(super) struct StepInputs<'a> {
 #[derive(Default)]
 pub(super) struct Gradients {
     batch: Batch,
-    /// Head inputs `[1+K', m, D]`.
-    inputs: Vec<f32>,
-    logits: Vec<f32>,
-    /// ∂L/∂z `[m, C]`.
-    slopes: Vec<f32>,
+    /// Of the micro-batch.
+    judged: Judged<f32>,
     losses: Vec<f32>,
     /// L̇ `[B, K]`.
     derivatives: Vec<f32>,
@@ -44,8 +41,6 @@ pub(super) struct Gradients {
     prompts: Vec<f32>,
     /// ∂/∂W `[C, D]` then ∂/∂b `[C]` of a linear head.
     head: Vec<f32>,
-    /// Of the head.
-    scratch: Vec<f32>,
     correct: usize,
 }
 
@@ -113,6 +108,7 @@ impl Gradients {
             values.clear();
             values.resize(len, T::default());
         }
+        self.judged.inputs = trained.map(|_| self.judged.inputs.take().unwrap_or_default());
         self.losses.clear();
         self.losses.reserve(batch);
         self.correct = 0;
@@ -133,7 +129,6 @@ impl Gradients {
     ) -> Result<()> {
         let count = self.batch.labels.len();
         let examples = first..first + count;
-        self.inputs.resize((1 + range.len()) * count * engine.spec().head_width(), 0.0);
         // Without prompts there is nothing to tune in front of the head: the frozen model runs.
         let prompts = if engine.layout().prompts == 0 { &[] } else { step.prompts };
         let pass = Pass { images: &self.batch.images, prompts, tangents: range.len() };
@@ -141,14 +136,14 @@ impl Gradients {
             Some(estimator) => estimator.tangents(step.step, set, range.clone(), examples.clone(), out),
             None => Ok(()),
         };
-        engine.dual(pass, &mut draw, &mut self.inputs)?;
-        self.judge(step.classifier, range.len(), range.start == 0);
-        let (classes, most) = (step.classifier.classes(), step.options.tangents);
-        for (b, slope) in self.slopes.chunks_exact(classes).enumerate() {
-            for k in range.clone() {
-                let tangent = &self.logits[((1 + k - range.start) * count + b) * classes..][..classes];
-                self.derivatives[(first + b) * most + k] = dot(slope, tangent);
-            }
+        engine.judge(pass, &mut draw, step.classifier, &self.batch.labels, &mut self.judged)?;
+        if range.start == 0 {
+            self.count();
+        }
+        let derivatives = self.judged.derivatives.chunks_exact(range.len().max(1));
+        for (to, found) in self.derivatives.chunks_exact_mut(step.options.tangents.max(1)).skip(first).zip(derivatives)
+        {
+            to[range.clone()].copy_from_slice(found);
         }
         Ok(())
     }
@@ -158,11 +153,11 @@ impl Gradients {
         let (images, mut exact) = (std::mem::take(&mut self.batch.images), std::mem::take(&mut self.exact));
         exact.resize(self.batch.labels.len() * prompts.len(), 0.0);
         let mut slope = |f: &[f32], df: &mut [f32]| {
-            self.inputs.clear();
-            self.inputs.extend_from_slice(f);
-            self.judge(classifier, 0, true);
+            self.judged.clear();
+            loss::judge(classifier, &self.batch.labels, 0, f, &mut self.judged);
+            self.count();
             let (width, classes) = (classifier.width(), classifier.classes());
-            let slopes = self.slopes.chunks_exact(classes);
+            let slopes = self.judged.slopes.chunks_exact(classes);
             for ((f, df), dz) in f.chunks_exact(width).zip(df.chunks_exact_mut(width)).zip(slopes) {
                 head::vjp(classifier, f, dz, df);
             }
@@ -176,27 +171,19 @@ impl Gradients {
         done
     }
 
-    /// Logits of all planes and slopes ∂L/∂z of the micro-batch; with `count`, also losses and hits.
-    fn judge(&mut self, classifier: &Head, tangents: usize, count: bool) {
-        let (examples, classes) = (self.batch.labels.len(), classifier.classes());
-        self.logits.resize((1 + tangents) * examples * classes, 0.0);
-        self.slopes.resize(examples * classes, 0.0);
-        head::dual(classifier, examples, 1 + tangents, &self.inputs, &mut self.logits, &mut self.scratch);
-        let rows = self.logits.chunks_exact(classes).zip(self.slopes.chunks_exact_mut(classes));
-        for ((z, slope), &label) in rows.zip(&self.batch.labels) {
-            let loss = loss::cross_entropy(z, label as usize, slope);
-            if count {
-                self.losses.push(loss);
-                self.correct += usize::from(top(z) == label as usize);
-            }
-        }
+    /// Adds the micro-batch's losses and hits to the batch's.
+    fn count(&mut self) {
+        self.losses.extend_from_slice(&self.judged.losses);
+        let hits = self.judged.best.iter().zip(&self.batch.labels).filter(|(best, label)| best == label);
+        self.correct += hits.count();
     }
 
     /// Adds the micro-batch's share of a linear head's exact gradient, example by example.
     fn add_head_gradient(&mut self, classifier: &Head, scale: f32) {
         let (classes, width) = (classifier.classes(), classifier.width());
         let (matrix, vector) = self.head.split_at_mut(classes * width);
-        for (f, slope) in self.inputs.chunks_exact(width).zip(self.slopes.chunks_exact(classes)) {
+        let inputs = self.judged.inputs.iter().flat_map(|inputs| inputs.chunks_exact(width));
+        for (f, slope) in inputs.zip(self.judged.slopes.chunks_exact(classes)) {
             for ((row, bias), &g) in matrix.chunks_exact_mut(width).zip(vector.iter_mut()).zip(slope) {
                 let g = g * scale;
                 *bias += g;

@@ -14,6 +14,7 @@ mod schedule;
 mod score;
 mod tuner;
 
+pub use crate::ops::loss::top;
 pub use checkpoint::{Best, OptimizerState, RunIdentity, TrainState, is_checkpoint};
 pub use estimator::Estimator;
 pub use event::{Event, Observer, Score};
@@ -22,5 +23,5 @@ pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
 pub use photos::{Batch, DecodeOptions, Photos};
 pub use run::{Compare, Job, Resources, Scores, Splits, Trained, digest};
 pub use schedule::warmup_cosine;
-pub use score::{HeadInputs, for_each_head_input, score, top};
+pub use score::{HeadInputs, for_each_head_input, score};
 pub use tuner::{Saving, Tuner, zero_linear_head};

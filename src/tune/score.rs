@@ -4,7 +4,7 @@ use super::photos::{Batch, Photos};
 use super::{Event, Observer, Score};
 use crate::engine::Engine;
 use crate::model::Head;
-use crate::ops::{head, loss};
+use crate::ops::{head, loss, loss::top};
 use crate::{Error, Result};
 
 /// Receives head inputs `[m, D]` and labels `[m]` of a micro-batch.
@@ -70,15 +70,4 @@ pub fn score(
     let examples = indices.len();
     let mean = |sum: f64| if examples == 0 { 0.0 } else { sum / examples as f64 };
     Ok(Score { accuracy: mean(correct as f64), loss: mean(total), examples })
-}
-
-/// Index of the largest logit, the first of equals.
-pub fn top(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, &z) in logits.iter().enumerate() {
-        if z > logits[best] {
-            best = i;
-        }
-    }
-    best
 }

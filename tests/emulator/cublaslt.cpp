@@ -13,8 +13,10 @@
 #include <set>
 #include <vector>
 
-// The emulated driver's: puts work into a stream; the work frees its data. Absent where there is no emulated driver.
-extern "C" __attribute__((weak)) void emulator_enqueue(void *stream, void (*work)(void *), void *data);
+// The emulated driver's: puts work into a stream, to be run once or, captured, many times; `release` frees its data. Absent
+// where there is no emulated driver.
+extern "C" __attribute__((weak)) void emulator_enqueue(void *stream, void (*work)(void *), void *data,
+                                                       void (*release)(void *));
 
 namespace {
 enum Status { SUCCESS = 0, INVALID_VALUE = 7 };
@@ -179,7 +181,7 @@ template <class S> void multiply(const Product &p) {
 }
 
 void run(void *data) {
-    std::unique_ptr<Product> product(static_cast<Product *>(data));
+    const Product *product = static_cast<Product *>(data);
     switch (product->problem.d.type) {
     case R_32F: return multiply<float>(*product);
     case R_16F: return multiply<f16>(*product);
@@ -187,7 +189,9 @@ void run(void *data) {
     }
 }
 
-using Enqueue = void (*)(void *, void (*)(void *), void *);
+void release(void *data) { delete static_cast<Product *>(data); }
+
+using Enqueue = void (*)(void *, void (*)(void *), void *, void (*)(void *));
 Enqueue enqueue() {
     // A weak reference alone does not keep the driver linked in, and programs load it into a scope of its own.
     static const Enqueue found = [] {
@@ -313,8 +317,8 @@ Status cublasLtMatmul(Context *context, Desc *desc, const float *alpha, const vo
     // With a driver, all work is in streams: null would be the one that waits for all others.
     if (put && !stream) return refuse("null stream");
     auto product = std::make_unique<Product>(Product{problem, *alpha, *beta, a, b, c, d});
-    if (put) put(stream, run, product.release());
-    else run(product.release());
+    if (put) put(stream, run, product.release(), release);
+    else run(product.get());
     return SUCCESS;
 }
 }

@@ -195,22 +195,19 @@ EXPORT Status cuGraphLaunch(Handle handle, Handle stream) {
     if (call.status) return call.status;
     Graph *graph = graphs().find(handle);
     if (!graph) return INVALID_VALUE;
+    call.m.queues.replays++;
     for (const Work &work : graph->works)
         if (Status status = call.enqueue(work)) return status;
     return SUCCESS;
 }
 
-// For libraries that put work of their own into a stream, as cuBLAS does: `work` frees `data` itself. It is a launch, as
-// kernels are.
-EXPORT void emulator_enqueue(Handle handle, void (*work)(void *), void *data) {
+// For libraries that put work of their own into a stream, as cuBLAS does. It is a launch, as kernels are.
+EXPORT void emulator_enqueue(Handle handle, void (*work)(void *), void *data, void (*release)(void *)) {
     StreamCall call(handle);
-    if (call.stream && call.stream->capture) {
-        std::fprintf(stderr, "emulator: work of a library cannot be captured\n");
-        std::abort();
-    }
+    std::shared_ptr<void> held(data, release);
     if (call.status) return;
     call.enqueue({[=] {
-                      work(data);
+                      work(held.get());
                       return SUCCESS;
                   },
                   true});

@@ -70,8 +70,9 @@ void Machine::write_report() const {
     auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
     std::fprintf(file, "{\"device_bytes_live\": %llu, \"device_bytes_peak\": %llu, ", number(memory.never_freed()),
                  number(memory.peak()));
-    std::fprintf(file, "\"pinned_live\": %llu, \"launches\": %llu, \"allocations\": %llu}\n",
-                 number(memory.pinned_live()), number(queues.launches), number(memory.allocations()));
+    std::fprintf(file, "\"pinned_live\": %llu, \"launches\": %llu, \"replays\": %llu, \"allocations\": %llu}\n",
+                 number(memory.pinned_live()), number(queues.launches), number(queues.replays),
+                 number(memory.allocations()));
     std::fclose(file);
 }
 

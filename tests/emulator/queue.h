@@ -55,6 +55,8 @@ class Queues {
     // Whether the device has fallen off the bus.
     bool lost = false;
     uint64_t launches = 0;
+    // Of graphs.
+    uint64_t replays = 0;
 
     StreamRef make(bool blocking);
     // Null for what is no stream.

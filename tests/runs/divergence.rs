@@ -7,7 +7,8 @@ use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::encoder::{HeadGradient, Pass, TangentSource};
 use foretune::engine::{self, Engine};
 use foretune::guess::Guess;
-use foretune::model::{ModelSpec, PromptLayout};
+use foretune::model::{Head, ModelSpec, PromptLayout};
+use foretune::ops::loss::{self, Judged};
 use foretune::tune::{
     DecodeOptions, Event, GuessKind, HeadKind, Observer, Photos, RunIdentity, Saving, TrainState, TuneOptions, Tuner,
     digest, zero_linear_head,
@@ -50,6 +51,22 @@ impl Engine for Spoiled<'_> {
             let plane = head_input.len() / planes;
             head_input[self.plane * plane] = self.value;
         }
+        Ok(())
+    }
+
+    fn judge(
+        &mut self,
+        pass: Pass<f32>,
+        tangents: &mut TangentSource<f32>,
+        head: &Head,
+        labels: &[u32],
+        judged: &mut Judged<f32>,
+    ) -> Result<()> {
+        let count = pass.tangents;
+        let mut head_input = vec![0.0; (1 + count) * labels.len() * head.width()];
+        self.dual(pass, tangents, &mut head_input)?;
+        judged.clear();
+        loss::judge(head, labels, count, &head_input, judged);
         Ok(())
     }
 

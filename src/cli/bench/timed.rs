@@ -6,7 +6,8 @@ use foretune::cpu::memory::Buffer;
 use foretune::cpu::{CpuBackend, Matrix, Vector};
 use foretune::encoder::attention_flops;
 use foretune::memory::Arena;
-use foretune::model::{Mlp, ModelSpec};
+use foretune::model::{Head, Mlp, ModelSpec};
+use foretune::ops::loss::Judged;
 use foretune::weights::{LinearRef, VectorRef};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -68,6 +69,7 @@ impl Backend for Timed {
     type Arena = Arena;
     type Matrix = Matrix;
     type Vector = Vector;
+    type Recording = ();
 
     fn precision(&self) -> Precision {
         self.inner.precision()
@@ -189,6 +191,19 @@ impl Backend for Timed {
     }
     fn pool(&self, rows: &Rows, width: usize, groups: &[Range<usize>], y: &Buffer, out: &mut Buffer) -> Result<()> {
         self.time("pool", 0, rows.len() * width, |b| Backend::pool(b, rows, width, groups, y, out))
+    }
+    fn judge(
+        &self,
+        head: &Head,
+        labels: &[u32],
+        tangents: usize,
+        f: &Buffer,
+        work: &mut Buffer,
+        out: &mut Judged<f32>,
+    ) -> Result<()> {
+        let (rows, classes, width) = ((1 + tangents) * labels.len(), head.classes(), head.width());
+        let values = rows * (classes + width) + classes * width;
+        self.time("head + loss", 2 * rows * classes * width, values, |b| b.judge(head, labels, tangents, f, work, out))
     }
 
     fn linear_vjp(
