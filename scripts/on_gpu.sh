@@ -63,6 +63,9 @@ echo "free MiB after 1000 steps: $(free)"
 bench=("$foretune" bench --device cuda --precision bf16 --json --rounds 10)
 run bench "${bench[@]}" --micro-batch 64 --tangents 0,1,4,8
 run bench-own "${bench[@]}" --micro-batch 64 --tangents 0,1 --own-products
+# Small passes, replayed as graphs and launched one by one.
+run bench-small "${bench[@]}" --micro-batch 1 --tangents 0,1
+run bench-small-separate "${bench[@]}" --micro-batch 1 --tangents 0,1 --separate-launches
 run bench-resident-256 "${bench[@]}" --micro-batch 256 --tangents 1
 run bench-streamed-256 "${bench[@]}" --micro-batch 256 --tangents 1 --streamed --by-blocks 64
 if python3 -c 'import torch, timm' 2>/dev/null; then

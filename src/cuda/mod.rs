@@ -65,6 +65,8 @@ pub struct CudaOptions {
     pub memory: Option<u64>,
     /// Matrix products by our own kernels even where cuBLASLt is there.
     pub own_products: bool,
+    /// Every launch on its own, even where those of a small pass could be made at once.
+    pub separate_launches: bool,
 }
 
 /// The type of what is stored on the device.
@@ -128,6 +130,7 @@ pub struct CudaBackend {
     weights: Store,
     window: Mutex<Option<Window>>,
     rows: Mutex<RowTables>,
+    separate_launches: bool,
     /// What everything is carved from, if it was obtained at once.
     arena: Option<DeviceArena>,
     stream: Stream,
@@ -202,6 +205,7 @@ impl CudaBackend {
             weights: Store::new(&device, storage, options.streamed),
             window: Mutex::new(None),
             rows: Mutex::new(RowTables::EMPTY),
+            separate_launches: options.separate_launches,
             arena,
             stream,
             blas: if options.own_products { None } else { Blas::load(&device, storage) },

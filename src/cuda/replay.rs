@@ -37,7 +37,7 @@ pub(super) fn replay(
     mut operations: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     // Streamed weights come by way of another stream, and to either of two places.
-    if gpu.weights.streamed() {
+    if gpu.separate_launches || gpu.weights.streamed() {
         return operations();
     }
     let now = lock(&gpu.rows).age();

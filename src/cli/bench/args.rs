@@ -45,6 +45,9 @@ pub(in crate::cli) struct BenchArgs {
     /// On a GPU: matrix products by our own kernels even where cuBLASLt is there
     #[arg(long)]
     pub(in crate::cli) own_products: bool,
+    /// On a GPU: every launch on its own, even where those of a small pass could be made at once
+    #[arg(long)]
+    pub(in crate::cli) separate_launches: bool,
     /// On a GPU: side of the square matrices whose product is the ceiling [default: 8192]
     #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
     pub(in crate::cli) side: Option<usize>,

@@ -28,6 +28,7 @@ pub(super) fn run(args: &BenchArgs, device: usize, global: &Global) -> Result<bo
         precision: args.precision,
         streamed: args.streamed,
         own_products: args.own_products,
+        separate_launches: args.separate_launches,
         ..CudaOptions::default()
     };
     let limits = limits(options, args.side.unwrap_or(SIDE), args.rounds)?;
