@@ -11,8 +11,7 @@ pub use rows::Rows;
 use crate::Result;
 use crate::model::{Activation, Head, Mlp, Model, ModelSpec};
 use crate::ops::Real;
-#[allow(unused_imports, reason = "for documentation")]
-use crate::ops::loss::{self, Judged};
+use crate::ops::loss::Judged;
 use crate::rng::Draw;
 use crate::weights::{LinearRef, VectorRef};
 use serde::{Deserialize, Serialize};
@@ -311,7 +310,7 @@ pub trait Backend {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Adds the examples of head inputs `f` `[1+K, B, D]` to `out`, as [`loss::judge`] does. `work` is overwritten. Errors:
+    /// Adds the examples of head inputs `f` `[1+K, B, D]` to `out`, as [`crate::ops::loss::judge`] does. `work` is overwritten. Errors:
     /// the device's own, or [`crate::Error::Shape`] when it has no room for so many classes.
     fn judge(
         &self,

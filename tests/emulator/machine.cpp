@@ -53,10 +53,11 @@ Status Machine::release() {
     context->alive = false;
     context = nullptr;
     bool lost = queues.lost;
-    uint64_t launches = queues.launches;
+    uint64_t launches = queues.launches, replays = queues.replays;
     queues = Queues();
     queues.lost = lost;
     queues.launches = launches;
+    queues.replays = replays;
     memory.abandon();
     events.clear();
     clear_modules();
