@@ -158,7 +158,11 @@ impl Adapter {
         write_atomic(path, |writer| writer.write_all(&bytes))
     }
 
-    fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
+    /// The bytes of its file; `path` is for messages only.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save), but [`Error::Io`].
+    pub fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
         self.validate().map_err(|problem| Error::Adapter { path: path.to_owned(), problem })?;
         self.encode(path)
     }

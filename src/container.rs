@@ -2,7 +2,7 @@
 //! metadata and a checksum over everything, so that damage is noticed wherever it is.
 //!
 //! Metadata key `foretune` holds `{"format": …, "version": …, "content": …}`. Tensor `blake3` (U8 `[32]`) is the hash of that
-//! string and of every other tensor's name, shape and bytes in the order of names. All other tensors are little-endian F32.
+//! string and of every other tensor's name, shape and bytes in the order of names. All other tensors are little-endian F32, sums F64.
 //! Equal content gives equal bytes.
 
 use crate::{Error, Result};
@@ -32,13 +32,19 @@ pub(crate) struct Format {
 
 /// Tensors to write, already in the file's byte order.
 #[derive(Default)]
-pub(crate) struct Tensors(Vec<(String, Vec<usize>, Vec<u8>)>);
+pub(crate) struct Tensors(Vec<(String, Dtype, Vec<usize>, Vec<u8>)>);
 
 impl Tensors {
     /// Adds `array` as `name`.
     pub(crate) fn push<D: Dimension>(&mut self, name: &str, array: &Array<f32, D>) {
         let bytes = array.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.0.push((name.to_owned(), array.shape().to_vec(), bytes));
+        self.0.push((name.to_owned(), Dtype::F32, array.shape().to_vec(), bytes));
+    }
+
+    /// Adds `values`, sums that later ones are added to, as `name` `[len]`.
+    pub(crate) fn push_sums(&mut self, name: &str, values: &[f64]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.0.push((name.to_owned(), Dtype::F64, vec![values.len()], bytes));
     }
 }
 
@@ -56,8 +62,8 @@ pub(crate) fn encode<T: Serialize>(path: &Path, format: &Format, content: &T, te
     let envelope = Envelope { format: format.name.into(), version: format.version, content };
     let document = serde_json::to_string(&envelope).map_err(|e| fail(format!("cannot describe the content: {e}")))?;
     let mut views = Vec::with_capacity(tensors.0.len() + 1);
-    for (name, shape, bytes) in &tensors.0 {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
+    for (name, dtype, shape, bytes) in &tensors.0 {
+        let view = TensorView::new(*dtype, shape.clone(), bytes)
             .map_err(|e| fail(format!("cannot write tensor `{name}`: {e}")))?;
         views.push((name.as_str(), view));
     }
@@ -139,6 +145,16 @@ impl<T> Decoded<'_, T> {
     /// The tensor `name`. Fails when it is absent, and where [`optional`](Self::optional) does.
     pub(crate) fn required<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>> {
         self.optional(name)?.ok_or_else(|| self.error(format!("tensor `{name}` is missing")))
+    }
+
+    /// The sums `name` `[len]`. Fails unless they are there, F64 and finite.
+    pub(crate) fn sums(&self, name: &str) -> Result<Vec<f64>> {
+        let view = self.tensors.tensor(name).map_err(|_| self.error(format!("tensor `{name}` is missing")))?;
+        let values: Vec<f64> = view.data().as_chunks().0.iter().map(|v| f64::from_le_bytes(*v)).collect();
+        if view.dtype() != Dtype::F64 || view.shape().len() != 1 || !values.iter().all(|v| v.is_finite()) {
+            return Err(self.error(format!("tensor `{name}`: expected one row of finite F64")));
+        }
+        Ok(values)
     }
 
     /// The one element of the tensor `name` of shape `[1]`.

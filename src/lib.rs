@@ -127,14 +127,18 @@ pub mod guess;
 pub mod memory;
 pub mod model;
 pub mod ops;
+mod predictor;
 pub mod rng;
 pub mod selftest;
+mod session;
 pub mod tune;
 pub mod weights;
 
 pub use classifier::Classifier;
 pub use error::{Error, Result};
 pub use model::{LoadOptions, Model, ModelSpec};
+pub use predictor::Predictor;
+pub use session::{Metrics, Progress, Session, SessionOptions};
 
 /// The README's examples, compiled with the documentation's.
 #[cfg(doctest)]

@@ -39,7 +39,7 @@ impl Backend for CpuBackend {
     fn reserve(&self, needs: &Needs) -> Result<Arena> {
         let lens = needs.buffers.iter().chain(&needs.staging);
         let bytes = lens.fold(0, |sum: usize, &len| sum.saturating_add(Buffer::bytes(len)));
-        Arena::reserve(bytes, "the buffers of the passes")
+        Arena::reserve_from(&self.allocator, bytes, "the buffers of the passes")
     }
 
     fn carve(&self, arena: &Arena, len: usize) -> Result<Buffer> {

@@ -27,6 +27,7 @@ mod tests;
 use crate::Result;
 use crate::backend::hidden_columns;
 use crate::encoder::products;
+use crate::memory::{Allocate, System};
 use crate::model::{Model, ModelSpec};
 use crate::tune::GuessKind;
 use gemm::{Gemm, Kernels};
@@ -34,7 +35,7 @@ pub use gemm::{Matrix, Precision};
 use isa::Isa;
 use memory::Buffer;
 use pool::Pool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use vector::Vector;
 
 /// How the CPU computes.
@@ -64,6 +65,8 @@ pub struct CpuBackend {
     kernels: Kernels,
     /// The vectors that an operation uses.
     vectors: Mutex<Buffer>,
+    /// Of engines' arenas.
+    allocator: Arc<dyn Allocate>,
 }
 
 /// Bytes of scratch that each thread needs, for packed weights and attention in turn, in passes over `tokens` tokens with
@@ -115,8 +118,14 @@ impl CpuBackend {
             resident: options.resident,
             kernels: Kernels::of(isa),
             vectors: Mutex::new(Buffer::EMPTY),
+            allocator: Arc::new(System),
             pool,
         })
+    }
+
+    /// The memory of engines made from now on comes from `allocator`.
+    pub fn with_allocator(self, allocator: Arc<dyn Allocate>) -> Self {
+        CpuBackend { allocator, ..self }
     }
 
     /// The instruction set in use.

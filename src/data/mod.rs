@@ -22,4 +22,4 @@ pub use dataset::{Dataset, Format, Item, OpenOptions, Problem, Split};
 pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE, decode_bytes};
 pub use loader::{Loader, LoaderOptions, Request};
 pub use preprocess::{Interpolation, Preprocess, Resize};
-pub use transform::{decode_image, load_image};
+pub use transform::{Preparer, Rgb, decode_image, load_image};

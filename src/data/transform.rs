@@ -5,6 +5,8 @@ use super::augment::{self, Augment, Draw, Geometry};
 use super::decode::{self, Decoded, Decoder, MAX_BYTES, Source};
 use super::resample::{Resample, Scratch};
 use crate::{Error, Result};
+use image::RgbImage;
+use image::metadata::Orientation;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
@@ -42,6 +44,69 @@ pub fn decode_image(
     Workspace::new(MAX_BYTES).prepare(source, crop, preprocess, Augment::None, UNDRAWN, out)
 }
 
+/// Pixels in memory: 8-bit RGB, three bytes a pixel, rows from top to bottom.
+#[derive(Clone, Copy, Debug)]
+pub struct Rgb<'a> {
+    /// The pixels; the last row may end with its last pixel.
+    pub bytes: &'a [u8],
+    /// Pixels of a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Bytes from one row to the next, at least 3·width.
+    pub stride: usize,
+}
+
+/// Prepares images that are in memory as pixels; its buffers serve one after another.
+pub struct Preparer {
+    workspace: Workspace,
+    preprocess: Preprocess,
+}
+
+impl Preparer {
+    /// For images as `preprocess` says. Errors: [`Error::Options`] when it is absurd.
+    pub fn new(preprocess: Preprocess) -> Result<Self> {
+        preprocess.check().map_err(Error::Options)?;
+        Ok(Preparer { workspace: Workspace::new(MAX_BYTES), preprocess })
+    }
+
+    /// Resizes, crops and normalises `image` as [`load_image`] does with a file of these pixels: `out` `[3, H, W]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the image is empty, larger than is read from files, or its bytes are too few; or `out` has another length.
+    pub fn prepare(&mut self, image: Rgb, out: &mut [f32]) -> Result<()> {
+        let Rgb { bytes, width, height, stride } = image;
+        check(&self.preprocess, out)?;
+        let sides = 1..=decode::MAX_SIDE as usize;
+        let row = 3 * width.min(decode::MAX_SIDE as usize);
+        let needed = stride.checked_mul(height.saturating_sub(1)).and_then(|rows| rows.checked_add(row));
+        let fits = sides.contains(&width)
+            && sides.contains(&height)
+            && (width * height) as u64 <= decode::MAX_PIXELS
+            && stride >= row
+            && needed.is_some_and(|needed| needed <= bytes.len());
+        if !fits {
+            return Err(Error::Shape {
+                what: "an image's pixels",
+                expected: format!("1 to {} pixels a side, and as many bytes as its rows take", decode::MAX_SIDE),
+                found: format!("{width}x{height}, rows {stride} bytes apart, {} bytes", bytes.len()),
+            });
+        }
+        let mut pixels = std::mem::take(&mut self.workspace.pixels);
+        pixels.clear();
+        (0..height).for_each(|y| pixels.extend_from_slice(&bytes[y * stride..][..row]));
+        let [w, h] = [width, height].map(|side| side as u32);
+        let header = decode::Header { width: w, height: h, orientation: Orientation::NoTransforms };
+        let geometry = Geometry::plan(&self.preprocess, Augment::None, UNDRAWN, &header, None);
+        let geometry = geometry.map_err(|problem| Error::Options(format!("an image in memory: {problem}")))?;
+        let pixels = RgbImage::from_raw(w, h, pixels).expect("as many bytes as pixels take");
+        let decoded = Decoded { pixels, scale: 1.0 };
+        self.workspace.render(&decoded, &geometry, &self.preprocess, out);
+        self.workspace.pixels = decoded.pixels.into_raw();
+        Ok(())
+    }
+}
+
 /// Evaluation draws nothing.
 const UNDRAWN: Draw = Draw { seed: 0, epoch: 0, item: 0 };
 
@@ -62,12 +127,14 @@ pub(crate) struct Workspace {
     decoder: Decoder,
     scratch: Scratch,
     resized: Vec<u8>,
+    /// Of images that come as pixels.
+    pixels: Vec<u8>,
 }
 
 impl Workspace {
     /// No buffers yet. Decoding an image may take `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Workspace { decoder: Decoder::new(limit), scratch: Scratch::default(), resized: Vec::new() }
+        Workspace { decoder: Decoder::new(limit), scratch: Scratch::default(), resized: Vec::new(), pixels: Vec::new() }
     }
 
     /// As [`load_image`], augmented; `preprocess` and the length of `out` have been checked.

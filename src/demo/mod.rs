@@ -28,7 +28,7 @@ pub const CONFIG: &[u8] = include_bytes!("../../models/demo/config.json");
 /// None that a build whose tests pass could meet; those of [`Model::from_bytes`].
 pub fn model() -> Result<Model> {
     let path = Path::new("built-in/model.safetensors");
-    Model::from_bytes(path, WEIGHTS.to_vec(), Some(CONFIG), &LoadOptions::default())
+    Model::from_bytes(path, WEIGHTS, Some(CONFIG), &LoadOptions::default())
 }
 
 #[cfg(test)]

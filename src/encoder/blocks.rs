@@ -32,6 +32,7 @@ impl<B: Backend> Encoder<B> {
         let small = chunks.count == 1 && rows <= RECORDED_ROWS;
         let mut first = 0;
         while first < depth {
+            self.go_on()?;
             if let Some(set) = layout.entering(first) {
                 self.draw(chunks, set, prompts, tangents)?;
                 for c in 0..chunks.count {
@@ -68,6 +69,7 @@ impl<B: Backend> Encoder<B> {
             let normed = i > 0 && self.next_norm(&weights, chunks, i - 1).is_some();
             let next = self.next_norm(&weights, chunks, i);
             for c in 0..chunks.count {
+                self.go_on()?;
                 let g = chunks.of(c);
                 if taped && i >= g.layout.insert_at {
                     self.record(g, i)?;

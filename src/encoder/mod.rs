@@ -27,6 +27,7 @@ use crate::ops::loss::Judged;
 use crate::{Error, Result};
 use layout::{Chunks, Geometry};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Fills the tangents of the prompt set that is entering: `(set, out)` with `out` `[K, B, p, d]`.
 pub type TangentSource<'a, T> = dyn FnMut(usize, &mut [T]) -> Result<()> + Send + 'a;
@@ -65,6 +66,8 @@ pub struct Encoder<B: Backend> {
     head_input: B::Buffer,
     /// Prompt values on their way to the device: `[1+K, B, p, d]`.
     staging: B::Staging,
+    /// Stops a pass between two blocks.
+    cancel: Arc<AtomicBool>,
     /// Buffers of the exact gradient, made on first use.
     tape: Option<vjp::Tape<B>>,
 }
@@ -99,11 +102,22 @@ impl<B: Backend> Encoder<B> {
             chunk: chunk.clamp(1, examples.max(1)),
             most_examples: examples,
             most_tangents: tangents,
+            cancel: Arc::default(),
             tape: None,
             backend,
             weights,
             prompts,
         })
+    }
+
+    /// From now on a pass that finds `flag` set between two blocks ends with [`Error::Interrupted`].
+    pub fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = flag;
+    }
+
+    /// Errors: the pass has been cancelled.
+    fn go_on(&self) -> Result<()> {
+        if self.cancel.load(Relaxed) { Err(Error::Interrupted { step: 0 }) } else { Ok(()) }
     }
 
     /// What the encoder looks like.
@@ -201,6 +215,7 @@ impl<B: Backend> Encoder<B> {
         let examples = self.examples(&pass)?;
         let chunks = self.chunks(&pass, examples);
         for (c, images) in pass.images.chunks(self.chunk * self.image_len()).enumerate() {
+            self.go_on()?;
             self.embed(chunks.of(c), images, c)?;
         }
         let normed = self.run_blocks(&chunks, pass.prompts, tangents, false)?;

@@ -153,6 +153,7 @@ impl<B: Backend> Encoder<B> {
         let len = self.prompts.prompts * d;
         let sets = self.prompts.sets(weights.spec.depth);
         for (i, block) in weights.blocks.iter().enumerate().skip(self.prompts.insert_at).rev() {
+            self.go_on()?;
             self.transpose_block(g, block, i - self.prompts.insert_at, tape)?;
             let Some(set) = self.prompts.entering(i) else { continue };
             let rows = Rows::new(g.examples, 0, g.tokens, g.prompts.primal().to_vec(), Vec::new());

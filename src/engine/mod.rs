@@ -11,6 +11,8 @@ use crate::guess::Guess;
 use crate::model::{Head, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
 use crate::tune::GuessKind;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A backend that [`Native`] runs engines on.
 pub trait NativeBackend:
@@ -64,6 +66,9 @@ pub trait Engine {
     /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: the
     /// engine was not made with room for it.
     fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>>;
+
+    /// From now on a pass that finds `flag` set stops at the next block with [`Error::Interrupted`](crate::Error::Interrupted).
+    fn set_cancel(&mut self, flag: Arc<AtomicBool>);
 
     /// Forward pass without tangents: head inputs `[B, D]`.
     fn forward(&mut self, images: &[f32], prompts: &[f32], head_input: &mut [f32]) -> Result<()> {

@@ -10,6 +10,7 @@ use crate::model::{Head, Model, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
 use crate::tune::GuessKind;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A model's weights on a backend, from which engines with different prompt placements are made.
 pub struct Native<B: Backend> {
@@ -113,6 +114,10 @@ impl<B: NativeBackend> Engine for Encoder<B> {
         grads: &mut [f32],
     ) -> Result<()> {
         self.backend().clone().enter(|| Encoder::gradient(self, images, prompts, head_gradient, grads))
+    }
+
+    fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
+        Encoder::set_cancel(self, flag);
     }
 
     fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {

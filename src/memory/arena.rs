@@ -3,9 +3,80 @@
 use super::free::Free;
 use crate::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where arenas get their memory from.
+///
+/// # Safety
+/// [`allocate`](Self::allocate) returns memory of that layout that is nobody else's until it is released, or nothing.
+pub unsafe trait Allocate: Send + Sync {
+    /// Memory of this layout, whose size is not zero; its contents may be anything.
+    fn allocate(&self, layout: Layout) -> Option<NonNull<u8>>;
+    /// Takes it back.
+    ///
+    /// # Safety
+    /// It was allocated here with this layout, and nobody uses it any more.
+    unsafe fn release(&self, start: NonNull<u8>, layout: Layout);
+}
+
+/// The program's own allocator.
+pub struct System;
+
+// SAFETY: the global allocator's promise.
+unsafe impl Allocate for System {
+    fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
+        // SAFETY: the size is not zero.
+        NonNull::new(unsafe { alloc(layout) })
+    }
+
+    unsafe fn release(&self, start: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { dealloc(start.as_ptr(), layout) }
+    }
+}
+
+/// Counts what goes through another allocator.
+pub struct Counted {
+    inner: Box<dyn Allocate>,
+    bytes: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Counted {
+    /// Nothing yet.
+    pub fn new(inner: Box<dyn Allocate>) -> Self {
+        Counted { inner, bytes: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+    }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// The most that [`Counted::bytes`] has been.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
+    }
+}
+
+// SAFETY: the inner allocator's promise.
+unsafe impl Allocate for Counted {
+    fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let start = self.inner.allocate(layout)?;
+        let bytes = self.bytes.fetch_add(layout.size(), Relaxed) + layout.size();
+        self.peak.fetch_max(bytes, Relaxed);
+        Some(start)
+    }
+
+    unsafe fn release(&self, start: NonNull<u8>, layout: Layout) {
+        self.bytes.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.release(start, layout) }
+    }
+}
 
 /// Memory of a fixed size. Clones share it; it is given back with the last clone and the last [`Part`].
 #[derive(Clone)]
@@ -22,6 +93,7 @@ pub struct Part {
 struct Memory {
     start: NonNull<u8>,
     layout: Layout,
+    source: Arc<dyn Allocate>,
     /// What no part holds.
     free: Mutex<Free>,
 }
@@ -45,7 +117,16 @@ impl Arena {
     /// # Errors
     /// [`Error::OutOfMemory`], naming `what` it was for.
     pub fn reserve(bytes: usize, what: &'static str) -> Result<Arena> {
-        let memory = Layout::from_size_align(bytes, Self::ALIGN).ok().and_then(Memory::obtain);
+        Self::reserve_from(&(Arc::new(System) as Arc<dyn Allocate>), bytes, what)
+    }
+
+    /// As [`Arena::reserve`], from `source`.
+    ///
+    /// # Errors
+    /// As [`Arena::reserve`].
+    pub fn reserve_from(source: &Arc<dyn Allocate>, bytes: usize, what: &'static str) -> Result<Arena> {
+        let layout = Layout::from_size_align(bytes, Self::ALIGN).ok();
+        let memory = layout.and_then(|layout| Memory::obtain(source, layout));
         let memory = memory.ok_or(Error::OutOfMemory { bytes, what })?;
         Ok(Arena { memory: Arc::new(memory) })
     }
@@ -94,16 +175,16 @@ impl Drop for Part {
 
 impl Memory {
     /// The one place that memory is obtained in; [`Drop`] is the one that it is given back in.
-    fn obtain(layout: Layout) -> Option<Memory> {
+    fn obtain(source: &Arc<dyn Allocate>, layout: Layout) -> Option<Memory> {
+        let source = source.clone();
         if layout.size() == 0 {
             // Nothing is read or written at this address, nor is it given back.
-            return Some(Memory { start: NonNull::<Line>::dangling().cast(), layout, free: Mutex::default() });
+            return Some(Memory { start: NonNull::<Line>::dangling().cast(), layout, source, free: Mutex::default() });
         }
-        // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) })?;
+        let start = source.allocate(layout)?;
         advise_huge_pages(start, layout.size());
         let whole = 0..layout.size();
-        Some(Memory { start, layout, free: Mutex::new(Free::new(whole)) })
+        Some(Memory { start, layout, source, free: Mutex::new(Free::new(whole)) })
     }
 
     fn free(&self) -> MutexGuard<'_, Free> {
@@ -136,7 +217,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if self.layout.size() > 0 {
             // SAFETY: obtained with this layout, and no part lives, for each holds the memory.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+            unsafe { self.source.release(self.start, self.layout) };
         }
     }
 }

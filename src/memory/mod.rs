@@ -7,6 +7,6 @@ mod device;
 pub(crate) mod free;
 mod plan;
 
-pub use arena::{Arena, Part};
+pub use arena::{Allocate, Arena, Counted, Part, System};
 pub use budget::Budget;
 pub use plan::{Line, Plan, Planned, Wishes, listing_bytes};

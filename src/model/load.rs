@@ -91,7 +91,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn from_bytes(path: &Path, weights: Vec<u8>, config: Option<&[u8]>, options: &LoadOptions) -> Result<Self> {
+    pub fn from_bytes(
+        path: &Path,
+        weights: impl AsRef<[u8]> + Send + Sync + 'static,
+        config: Option<&[u8]>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let config = config.map(|bytes| Companion { path: path.with_file_name("config.json"), bytes: bytes.to_vec() });
         let companions = Companions { config, ..Companions::default() };
         Self::assemble(&Checkpoint::from_bytes(path, weights)?, &companions, options)

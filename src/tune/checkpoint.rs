@@ -1,6 +1,6 @@
 //! Training checkpoints: everything a run needs to go on and give the bits it would have given.
 
-use super::{Score, TuneOptions};
+use super::{Prototypes, Score, TuneOptions};
 use crate::adapter::{HeadTag, push_head, read_head};
 use crate::backend::Precision;
 use crate::container::{self, Decoded, Format, Tensors};
@@ -72,6 +72,17 @@ pub struct TrainState {
     pub skipped: u64,
     /// Of these, how many in a row up to now.
     pub consecutive_skips: u64,
+    /// What a session has been taught besides; `None` for runs over a data set.
+    pub taught: Option<Taught>,
+}
+
+/// What a [`Session`](crate::Session) has been taught of its classes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taught {
+    /// Class names by class id.
+    pub classes: Vec<String>,
+    /// What its prototype head is made of, if it has one.
+    pub prototypes: Option<Prototypes>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +98,22 @@ struct Document {
     scored: Option<u64>,
     skipped: u64,
     consecutive_skips: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taught: Option<TaughtDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TaughtDocument {
+    classes: Vec<String>,
+    prototypes: Option<PrototypesDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrototypesDocument {
+    counts: Vec<u64>,
+    tau: f32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -142,6 +169,7 @@ impl TrainState {
             scored: document.scored,
             skipped: document.skipped,
             consecutive_skips: document.consecutive_skips,
+            taught: document.taught.as_ref().map(|taught| read_taught(&file, taught)).transpose()?,
         })
     }
 
@@ -155,7 +183,8 @@ impl TrainState {
         write_atomic(path, |writer| writer.write_all(&bytes))
     }
 
-    fn encode(&self, path: &Path) -> Result<Vec<u8>> {
+    /// The bytes of its file; `path` is for messages only.
+    pub(crate) fn encode(&self, path: &Path) -> Result<Vec<u8>> {
         let names = |state: &OptimizerState| state.iter().map(|(name, _)| name.clone()).collect();
         let document = Document {
             identity: self.identity.clone(),
@@ -174,6 +203,13 @@ impl TrainState {
             scored: self.scored,
             skipped: self.skipped,
             consecutive_skips: self.consecutive_skips,
+            taught: self.taught.as_ref().map(|Taught { classes, prototypes }| TaughtDocument {
+                classes: classes.clone(),
+                prototypes: prototypes.as_ref().map(|all| {
+                    let (_, _, tau) = all.sums();
+                    PrototypesDocument { counts: all.counts().to_vec(), tau }
+                }),
+            }),
         };
         let mut tensors = Tensors::default();
         tensors.push("prompts", &self.prompts);
@@ -187,6 +223,11 @@ impl TrainState {
             if let Some(head) = &best.head {
                 push_head(&mut tensors, head, "best.head");
             }
+        }
+        if let Some(prototypes) = self.taught.as_ref().and_then(|taught| taught.prototypes.as_ref()) {
+            let (sums, total, _) = prototypes.sums();
+            tensors.push_sums("prototypes.sums", sums);
+            tensors.push_sums("prototypes.total", total);
         }
         container::encode(path, &FORMAT, &document, &tensors)
     }
@@ -256,6 +297,19 @@ fn differences(there: &RunIdentity, here: &RunIdentity) -> Vec<String> {
         .collect()
 }
 
+fn read_taught(file: &Decoded<Document>, taught: &TaughtDocument) -> Result<Taught> {
+    let read = |document: &PrototypesDocument| {
+        let (sums, total) = (file.sums("prototypes.sums")?, file.sums("prototypes.total")?);
+        Prototypes::restore(sums, total, document.counts.clone(), document.tau)
+            .filter(|all| all.counts().len() == taught.classes.len())
+            .ok_or_else(|| file.error("its prototypes contradict each other; the file is damaged".into()))
+    };
+    Ok(Taught {
+        classes: taught.classes.clone(),
+        prototypes: taught.prototypes.as_ref().map(read).transpose()?,
+    })
+}
+
 fn push_state(tensors: &mut Tensors, state: &OptimizerState, prefix: &str) {
     for (name, values) in state {
         tensors.push(&format!("{prefix}.{name}"), &Array1::from_vec(values.clone()));
@@ -314,7 +368,14 @@ mod tests {
             scored: Some(5),
             skipped: 1,
             consecutive_skips: 0,
+            taught: None,
         }
+    }
+
+    fn taught() -> Taught {
+        let mut prototypes = Prototypes::new(3, 2);
+        prototypes.add(&[0.1, 0.2, 0.3, 1e-9, -7.0, 0.7], &[1, 1]);
+        Taught { classes: vec!["a".into(), "b".into()], prototypes: Some(prototypes) }
     }
 
     #[test]
@@ -325,6 +386,8 @@ mod tests {
         for state in [
             state(),
             TrainState { best: None, head: None, ..state() },
+            TrainState { taught: Some(taught()), ..state() },
+            TrainState { taught: Some(Taught { prototypes: None, ..taught() }), ..state() },
             TrainState {
                 best: state().best.map(|best| Best { score: Score { loss: f64::INFINITY, ..best.score }, ..best }),
                 ..state()

@@ -3,9 +3,9 @@
 //! Everything is kept per example and summed once, in (example, tangent) order, so that neither the micro-batch nor the
 //! tangents per pass change a bit. A step needs 8 + 4K bytes per example of its batch; all else depends on the micro-batch.
 
+use super::learner::Feed;
 use super::photos::Batch;
 use super::{Estimator, GuessKind, Observer, TuneOptions};
-use crate::data::Loader;
 use crate::encoder::Pass;
 use crate::engine::Engine;
 use crate::model::Head;
@@ -18,6 +18,8 @@ use std::ops::Range;
 pub(super) struct StepInputs<'a> {
     /// Complete steps.
     pub step: u64,
+    /// Examples B.
+    pub batch: usize,
     pub options: &'a TuneOptions,
     pub classifier: &'a Head,
     /// Whether the classifier, then linear, is trained too.
@@ -55,30 +57,30 @@ impl Gradients {
         &self.head
     }
 
-    /// Takes the next batch from `loader`. Errors: a photo cannot be decoded, the engine's own, or
+    /// Takes the next batch from `feed`. Errors: an image cannot be had, the engine's own, or
     /// [`Error::Interrupted`] between two micro-batches.
     pub fn run(
         &mut self,
         step: StepInputs,
         engine: &mut dyn Engine,
         mut estimator: Option<&mut Estimator>,
-        loader: &mut Loader,
+        feed: &mut dyn Feed,
         observer: &dyn Observer,
     ) -> Result<()> {
-        let StepInputs { options, classifier, prompts, .. } = step;
+        let StepInputs { options, classifier, prompts, batch, .. } = step;
         let tangents = if estimator.is_some() { options.tangents } else { 0 };
-        self.begin(options.batch, tangents, prompts.len(), step.trains_head.then_some(classifier));
+        self.begin(batch, tangents, prompts.len(), step.trains_head.then_some(classifier));
         if let Some(estimator) = &mut estimator {
             estimator.prepare(prompts)?;
         }
         let mut first = 0;
-        while first < options.batch {
+        while first < batch {
             if observer.cancelled() {
                 return Err(Error::Interrupted { step: step.step });
             }
-            let count = engine.most_examples().min(options.batch - first);
-            let filled = self.batch.fill(loader, count)?;
-            debug_assert_eq!(filled, count, "the stream of requests has no end");
+            let count = engine.most_examples().min(batch - first);
+            let filled = feed.fill(&mut self.batch, count)?;
+            assert_eq!(filled, count, "a batch was promised");
             if options.guess == GuessKind::Backprop {
                 self.exact(engine, classifier, prompts)?;
             } else {
@@ -89,14 +91,14 @@ impl Gradients {
                 }
             }
             if step.trains_head {
-                self.add_head_gradient(classifier, 1.0 / options.batch as f32);
+                self.add_head_gradient(classifier, 1.0 / batch as f32);
             }
             first += count;
         }
         match estimator {
             Some(estimator) => estimator.gradient(step.step, tangents, &self.derivatives, &mut self.prompts),
             None => {
-                let scale = 1.0 / options.batch as f64;
+                let scale = 1.0 / batch as f64;
                 self.prompts.iter_mut().zip(&self.exact_sum).for_each(|(g, &sum)| *g = (sum * scale) as f32);
                 Ok(())
             }

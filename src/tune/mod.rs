@@ -4,6 +4,7 @@ mod checkpoint;
 mod estimator;
 mod event;
 mod gradients;
+mod learner;
 mod optimizer;
 mod options;
 mod order;
@@ -15,13 +16,18 @@ mod score;
 mod tuner;
 
 pub use crate::ops::loss::top;
-pub use checkpoint::{Best, OptimizerState, RunIdentity, TrainState, is_checkpoint};
+pub use checkpoint::{Best, OptimizerState, RunIdentity, Taught, TrainState, is_checkpoint};
 pub use estimator::Estimator;
 pub use event::{Event, Observer, Score};
 pub use optimizer::{Optimizer, OptimizerSettings};
 pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+pub use learner::Feed;
 pub use photos::{Batch, DecodeOptions, Photos};
+pub use prototype::Prototypes;
 pub use run::{Compare, Job, Resources, Scores, Splits, Trained, digest};
 pub use schedule::warmup_cosine;
 pub use score::{HeadInputs, for_each_head_input, score};
 pub use tuner::{Saving, Tuner, zero_linear_head};
+
+pub(crate) use learner::{Learner, Outcome};
+pub(crate) use tuner::initial_prompts;

@@ -1,5 +1,6 @@
 //! Photos on their way from the data set to the engine, a micro-batch at a time.
 
+use super::learner::Feed;
 use crate::Result;
 use crate::data::{Augment, Item, Loader, LoaderOptions, MAX_BYTES, Preprocess, Request};
 use std::sync::Arc;
@@ -64,20 +65,19 @@ pub struct Batch {
     pub labels: Vec<u32>,
 }
 
-impl Batch {
-    /// Takes up to `most` photos; fewer only at the end of the stream. Errors: a photo cannot be decoded.
-    pub fn fill(&mut self, loader: &mut Loader, most: usize) -> Result<usize> {
-        let len = loader.image_len();
-        self.images.resize(most * len, 0.0);
-        self.labels.clear();
-        while self.labels.len() < most {
-            let to = &mut self.images[self.labels.len() * len..][..len];
-            match loader.next_into(to) {
-                Some(label) => self.labels.push(label?),
+impl Feed for Loader {
+    fn fill(&mut self, batch: &mut Batch, most: usize) -> Result<usize> {
+        let len = self.image_len();
+        batch.images.resize(most * len, 0.0);
+        batch.labels.clear();
+        while batch.labels.len() < most {
+            let to = &mut batch.images[batch.labels.len() * len..][..len];
+            match self.next_into(to) {
+                Some(label) => batch.labels.push(label?),
                 None => break,
             }
         }
-        self.images.truncate(self.labels.len() * len);
-        Ok(self.labels.len())
+        batch.images.truncate(batch.labels.len() * len);
+        Ok(batch.labels.len())
     }
 }

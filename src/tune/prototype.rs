@@ -53,18 +53,79 @@ pub fn fit(
         })?;
     }
     let tau = costs.best() as f32;
-    let center = Array1::from_iter(fitted.center.iter().map(|&v| v as f32));
-    Ok(Head::Prototype { center, means: fitted.directions, tau })
+    Ok(fitted.head(tau))
+}
+
+/// A prototype head that grows an example at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prototypes {
+    means: Means,
+    tau: f32,
+}
+
+impl Prototypes {
+    /// No examples of `classes` classes yet, of head inputs of `width` values.
+    pub fn new(width: usize, classes: usize) -> Self {
+        Prototypes { means: Means::new(width, classes), tau: TAU_DEFAULT as f32 }
+    }
+
+    /// One more class, without examples; its number.
+    pub fn add_class(&mut self) -> usize {
+        self.means.counts.push(0);
+        self.means.sums.resize(self.means.counts.len() * self.means.width, 0.0);
+        self.means.counts.len() - 1
+    }
+
+    /// Adds examples: head inputs `[m, D]` of the frozen model and their labels, which must be known classes. The temperature
+    /// stays what it was.
+    pub fn add(&mut self, inputs: &[f32], labels: &[u32]) {
+        self.means.add(inputs, labels);
+    }
+
+    /// Starts anew from these examples, and fits the temperature to them. Errors: a class has none.
+    pub fn fit(&mut self, inputs: &[f32], labels: &[u32]) -> Result<()> {
+        let mut means = Means::new(self.means.width, self.means.counts.len());
+        means.add(inputs, labels);
+        let fitted = means.finish()?;
+        let mut costs = Costs::new(&means, &fitted);
+        inputs.chunks_exact(means.width).zip(labels).for_each(|(input, &label)| costs.add(input, label as usize));
+        self.tau = costs.best() as f32;
+        self.means = means;
+        Ok(())
+    }
+
+    /// The head. A class without examples has no direction, and the logit 0.
+    pub fn head(&self) -> Head {
+        self.means.fitted().head(self.tau)
+    }
+
+    /// Examples of each class.
+    pub fn counts(&self) -> &[u64] {
+        &self.means.counts
+    }
+
+    /// Sums of head inputs by class `[C, D]`, over all `[D]`, and the temperature: with [`Prototypes::counts`], all there is.
+    pub(crate) fn sums(&self) -> (&[f64], &[f64], f32) {
+        (&self.means.sums, &self.means.total, self.tau)
+    }
+
+    /// From what [`Prototypes::sums`] and [`Prototypes::counts`] gave; `None` if they contradict each other.
+    pub(crate) fn restore(sums: Vec<f64>, total: Vec<f64>, counts: Vec<u64>, tau: f32) -> Option<Self> {
+        let width = total.len();
+        let fits = width.checked_mul(counts.len()) == Some(sums.len()) && tau.is_finite() && tau > 0.0;
+        fits.then_some(Prototypes { means: Means { width, sums, total, counts }, tau })
+    }
 }
 
 /// Sums of head inputs by class, f64 in example order.
+#[derive(Clone, Debug, PartialEq)]
 struct Means {
     width: usize,
     /// `[C, D]`.
     sums: Vec<f64>,
     /// `[D]`: over all classes.
     total: Vec<f64>,
-    counts: Vec<usize>,
+    counts: Vec<u64>,
 }
 
 /// What the sums come to.
@@ -73,6 +134,13 @@ struct Fitted {
     center: Vec<f64>,
     /// `[C, D]`, unit rows.
     directions: Array2<f32>,
+}
+
+impl Fitted {
+    fn head(self, tau: f32) -> Head {
+        let center = Array1::from_iter(self.center.iter().map(|&v| v as f32));
+        Head::Prototype { center, means: self.directions, tau }
+    }
 }
 
 impl Means {
@@ -99,16 +167,24 @@ impl Means {
                 "--head prototype: class {empty} has no training photo to take a mean of; add some, or use --head linear"
             )));
         }
-        let count = self.counts.iter().sum::<usize>() as f64;
+        Ok(self.fitted())
+    }
+
+    /// A class without examples has no direction: zeros.
+    fn fitted(&self) -> Fitted {
+        let count = self.counts.iter().sum::<u64>().max(1) as f64;
         let center: Vec<f64> = self.total.iter().map(|&sum| sum / count).collect();
         let mut directions = Array2::<f32>::zeros((self.counts.len(), self.width));
         let mut mean = vec![0.0f64; self.width];
         for (class, mut row) in directions.rows_mut().into_iter().enumerate() {
+            if self.counts[class] == 0 {
+                continue;
+            }
             let sums = &self.sums[class * self.width..][..self.width];
             centred_unit(sums, self.counts[class] as f64, &center, &mut mean);
             row.iter_mut().zip(&mean).for_each(|(to, &m)| *to = m as f32);
         }
-        Ok(Fitted { center, directions })
+        Fitted { center, directions }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Accuracy and loss over a split, and the pass over it that both scoring and head fitting make.
 
+use super::learner::Feed;
 use super::photos::{Batch, Photos};
 use super::{Event, Observer, Score};
 use crate::engine::Engine;
@@ -32,7 +33,7 @@ pub fn for_each_head_input(
         if observer.cancelled() {
             return Err(Error::Interrupted { step: 0 });
         }
-        let count = batch.fill(&mut loader, most)?;
+        let count = loader.fill(&mut batch, most)?;
         if count == 0 {
             return Ok(());
         }

@@ -1,14 +1,11 @@
 //! The training loop: batches → dual passes → (losses, L̇) → estimator → optimizer → prompts.
 
-use super::checkpoint::{Best, OptimizerState, RunIdentity, TrainState};
-use super::gradients::{Gradients, StepInputs};
+use super::checkpoint::{Best, RunIdentity, TrainState};
+use super::learner::{Learner, Outcome};
 use super::order::requests;
 use super::photos::Photos;
 use super::score::score;
-use super::{
-    Estimator, Event, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, TuneOptions, warmup_cosine,
-};
-use crate::data::Loader;
+use super::{Event, GuessKind, Observer, TuneOptions};
 use crate::engine::Engine;
 use crate::model::{Head, ModelSpec};
 use crate::rng::{Purpose, Stream};
@@ -35,15 +32,8 @@ pub struct Tuner<'a> {
     photos: Photos,
     train: Vec<usize>,
     val: Vec<usize>,
-    state: TrainState,
-    /// A frozen head that is not part of the state: the checkpoint's own.
-    pretrained: Option<Head>,
+    learner: Learner,
     saving: Saving,
-    estimator: Option<Estimator>,
-    prompt_optimizer: Optimizer,
-    /// Of a linear head's matrix and bias.
-    head_optimizers: Option<[Optimizer; 2]>,
-    gradients: Gradients,
     busy: Duration,
     /// Of `busy`, what compute waited for decoding.
     waited: Duration,
@@ -78,6 +68,7 @@ impl<'a> Tuner<'a> {
             scored: None,
             skipped: 0,
             consecutive_skips: 0,
+            taught: None,
             identity,
         };
         Self::from_state(engine, photos, train, val, state, pretrained)
@@ -94,16 +85,6 @@ impl<'a> Tuner<'a> {
     ) -> Result<Self> {
         let options = &state.identity.options;
         check(options, engine.spec(), &train)?;
-        let layout = engine.layout();
-        let shape = [layout.sets(engine.spec().depth), layout.prompts, engine.spec().width];
-        let found = state.prompts.dim();
-        if <[usize; 3]>::from(found) != shape {
-            return Err(Error::Shape {
-                what: "prompts of the training state",
-                expected: format!("{shape:?}"),
-                found: format!("{found:?}"),
-            });
-        }
         for head in [&state.head, &pretrained].into_iter().chain(state.best.as_ref().map(|best| &best.head)).flatten() {
             let classes = photos.items.iter().map(|item| item.label as usize + 1).max().unwrap_or(0);
             if head.width() != engine.spec().head_width() || head.classes() < classes {
@@ -114,46 +95,17 @@ impl<'a> Tuner<'a> {
                 });
             }
         }
-        if let Some(found) = state.best.as_ref().map(|best| <[usize; 3]>::from(best.prompts.dim()))
-            && found != shape
-        {
-            let (expected, found) = (format!("{shape:?}"), format!("{found:?}"));
-            return Err(Error::Shape { what: "best prompts of the training state", expected, found });
-        }
-        let settings = OptimizerSettings {
-            momentum: options.momentum,
-            weight_decay: options.weight_decay,
-            ..OptimizerSettings::default()
-        };
-        let mut prompt_optimizer = Optimizer::new(options.optimizer, state.prompts.len(), settings);
-        restore(&mut prompt_optimizer, &state.prompt_optimizer, "")?;
-        let head_optimizers = match (&state.head, options.head) {
-            (Some(Head::Linear { weight, bias }), HeadKind::Linear) => {
-                let mut matrix = Optimizer::new(options.optimizer, weight.len(), settings);
-                let no_decay = OptimizerSettings { weight_decay: 0.0, ..settings };
-                let mut vector = Optimizer::new(options.optimizer, bias.len(), no_decay);
-                restore(&mut matrix, &state.head_optimizer, "weight.")?;
-                restore(&mut vector, &state.head_optimizer, "bias.")?;
-                Some([matrix, vector])
-            }
-            _ => None,
-        };
-        let estimator = engine.guess(options.guess)?.map(|guess| Estimator::new(guess, options.seed, shape));
+        let learner = Learner::new(engine, state, pretrained)?;
         Ok(Tuner {
             engine,
             photos,
             train,
             val,
-            pretrained,
+            learner,
             saving: Saving::default(),
-            estimator,
-            prompt_optimizer,
-            head_optimizers,
-            gradients: Gradients::default(),
             busy: Duration::ZERO,
             waited: Duration::ZERO,
             images: 0,
-            state,
         })
     }
 
@@ -176,20 +128,20 @@ impl<'a> Tuner<'a> {
     /// Runs to the end and returns the final state. Errors: a photo cannot be decoded, the engine's own,
     /// [`Error::Diverged`], or [`Error::Interrupted`] once the last complete step has been saved.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<&TrainState> {
-        let options = self.state.identity.options.clone();
-        let from = self.state.step * options.batch as u64;
+        let options = self.state().identity.options.clone();
+        let from = self.state().step * options.batch as u64;
         let augment = options.augment.into();
         let mut loader = self.photos.stream(requests(self.train.clone(), options.seed, augment, from))?;
-        if self.state.step == 0 {
+        if self.state().step == 0 {
             self.save(observer)?;
         }
         // A run that was stopped while it was being scored goes on with that.
         if self.evaluate_if_due(&options, observer)? {
             self.save(observer)?;
         }
-        while self.state.step < options.steps {
+        while self.state().step < options.steps {
             let started = Instant::now();
-            let outcome = match self.step(&options, &mut loader, observer) {
+            let outcome = match self.learner.step(self.engine, &mut loader, options.batch, observer) {
                 Err(Error::Interrupted { .. }) => return Err(self.interrupted(observer)),
                 Err(error @ Error::Device { .. }) => {
                     // The last complete step is on the host, whatever has become of the device.
@@ -205,109 +157,47 @@ impl<'a> Tuner<'a> {
             self.images += options.batch as u64;
             self.finish_step(&options, outcome, observer)?;
             self.evaluate_if_due(&options, observer)?;
-            let step = self.state.step;
+            let step = self.state().step;
             if step == options.steps || (self.saving.every > 0 && step.is_multiple_of(self.saving.every)) {
                 self.save(observer)?;
             }
         }
-        Ok(&self.state)
+        Ok(self.state())
     }
 
-    /// The head in use.
-    fn head(&self) -> Result<&Head> {
-        self.state.head.as_ref().or(self.pretrained.as_ref()).ok_or_else(no_classifier)
+    /// As of the last complete step.
+    fn state(&self) -> &TrainState {
+        self.learner.state()
     }
 
-    /// Gradients of one batch: (loss, accuracy), or what was not finite.
-    fn step(
-        &mut self,
-        options: &TuneOptions,
-        loader: &mut Loader,
-        observer: &mut dyn Observer,
-    ) -> Result<Result<(f64, f64), String>> {
-        let classifier = self.state.head.as_ref().or(self.pretrained.as_ref());
-        let inputs = StepInputs {
-            step: self.state.step,
-            options,
-            classifier: classifier.ok_or_else(no_classifier)?,
-            trains_head: self.head_optimizers.is_some(),
-            prompts: self.state.prompts.as_slice().expect("prompts are row-major"),
-        };
-        self.gradients.run(inputs, self.engine, self.estimator.as_mut(), loader, observer)?;
-        Ok(self.gradients.verdict())
-    }
-
-    /// Updates the parameters, or counts a skip.
-    fn finish_step(
-        &mut self,
-        options: &TuneOptions,
-        outcome: Result<(f64, f64), String>,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let rate = warmup_cosine(self.state.step, options.warmup, options.steps);
-        self.state.step += 1;
-        let (loss, accuracy) = match outcome {
-            Ok(scores) => scores,
-            Err(reason) => {
-                self.state.skipped += 1;
-                self.state.consecutive_skips += 1;
-                observer.event(&Event::Skipped { step: self.state.step, reason: reason.clone() });
-                let skips = self.state.consecutive_skips;
-                return match skips > MOST_SKIPS {
-                    true => Err(self.diverged(&format!("{skips} steps in a row were not finite ({reason})"))),
-                    false => Ok(()),
-                };
+    /// Reports a step that has been taken. Errors: [`Error::Diverged`].
+    fn finish_step(&mut self, options: &TuneOptions, outcome: Outcome, observer: &mut dyn Observer) -> Result<()> {
+        let step = self.state().step;
+        match outcome {
+            Outcome::Updated { loss, accuracy, lr } => {
+                let (steps, images_per_second) = (options.steps, self.images_per_second());
+                observer.event(&Event::Step { step, steps, loss, accuracy, lr, images_per_second });
+                Ok(())
             }
-        };
-        self.state.consecutive_skips = 0;
-        self.state.updates += 1;
-        let updates = self.state.updates;
-        let prompts = self.state.prompts.as_slice_mut().expect("prompts are row-major");
-        if !prompts.is_empty() && options.guess != GuessKind::None {
-            self.prompt_optimizer.step(prompts, self.gradients.prompts(), options.lr * rate, updates);
+            Outcome::Skipped { reason } => {
+                observer.event(&Event::Skipped { step, reason: reason.clone() });
+                let skips = self.state().consecutive_skips;
+                if skips <= MOST_SKIPS {
+                    return Ok(());
+                }
+                Err(self.diverged(&format!("{skips} steps in a row were not finite ({reason})")))
+            }
+            // What is not finite must not replace a checkpoint that is.
+            Outcome::Overflowed => Err(self.diverged(&format!("the update of step {step} overflowed"))),
         }
-        if let (Some([matrix, vector]), Some(Head::Linear { weight, bias })) =
-            (&mut self.head_optimizers, &mut self.state.head)
-        {
-            let (weight_gradient, bias_gradient) = self.gradients.head().split_at(weight.len());
-            let lr = options.head_lr * rate;
-            matrix.step(weight.as_slice_mut().expect("row-major"), weight_gradient, lr, updates);
-            vector.step(bias.as_slice_mut().expect("contiguous"), bias_gradient, lr, updates);
-        }
-        // What is not finite must not replace a checkpoint that is.
-        if !self.is_finite() {
-            let step = self.state.step;
-            return Err(self.diverged(&format!("the update of step {step} overflowed")));
-        }
-        observer.event(&Event::Step {
-            step: self.state.step,
-            steps: options.steps,
-            loss,
-            accuracy,
-            lr: options.lr * rate,
-            images_per_second: self.images_per_second(),
-        });
-        Ok(())
-    }
-
-    /// Whether parameters and optimizers are finite.
-    fn is_finite(&self) -> bool {
-        let head = match (&self.head_optimizers, &self.state.head) {
-            (Some(_), Some(Head::Linear { weight, bias })) => [weight.as_slice(), bias.as_slice()],
-            _ => [None, None],
-        };
-        let optimizers = self.head_optimizers.iter().flatten().chain([&self.prompt_optimizer]);
-        let states = optimizers.flat_map(Optimizer::state).map(|(_, values)| values);
-        let parameters = head.into_iter().chain([self.state.prompts.as_slice()]).flatten();
-        parameters.chain(states).all(|values| values.iter().all(|v| v.is_finite()))
     }
 
     /// Scores the validation split where the run has come to a step after which that is done, and it has not been; says
     /// whether it did. Errors: the engine's own, or [`Error::Interrupted`] once the last complete step has been saved.
     fn evaluate_if_due(&mut self, options: &TuneOptions, observer: &mut dyn Observer) -> Result<bool> {
-        let step = self.state.step;
+        let step = self.state().step;
         let every = options.eval_every > 0 && step > 0 && step.is_multiple_of(options.eval_every);
-        if !(every || step == options.steps) || self.state.scored == Some(step) || self.val.is_empty() {
+        if !(every || step == options.steps) || self.state().scored == Some(step) || self.val.is_empty() {
             return Ok(false);
         }
         match self.evaluate(observer) {
@@ -318,80 +208,55 @@ impl<'a> Tuner<'a> {
 
     /// Scores the validation split and keeps the best.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let prompts = self.state.prompts.as_slice().expect("prompts are row-major").to_vec();
-        let head = self.head()?.clone();
+        let prompts = self.state().prompts.as_slice().expect("prompts are row-major").to_vec();
+        let head = self.learner.head()?.clone();
         let mut score = score(self.engine, &self.photos, &self.val, &prompts, &head, "validation", observer)?;
         if score.loss.is_nan() {
             // Comparable, and what a checkpoint can hold: worse than any loss.
             score.loss = f64::INFINITY;
         }
-        self.state.scored = Some(self.state.step);
-        let better = self.state.best.as_ref().is_none_or(|best| {
+        let step = self.state().step;
+        self.learner.state_mut().scored = Some(step);
+        let better = self.state().best.as_ref().is_none_or(|best| {
             let gain = (score.accuracy, -score.loss);
             gain > (best.score.accuracy, -best.score.loss)
         });
         if better {
-            self.state.best = Some(Best {
-                step: self.state.step,
-                score,
-                prompts: self.state.prompts.clone(),
-                head: self.head_optimizers.is_some().then_some(head),
-            });
+            let head = self.learner.trains_head().then_some(head);
+            let state = self.learner.state_mut();
+            state.best = Some(Best { step, score, prompts: state.prompts.clone(), head });
         }
-        observer.event(&Event::Evaluated { step: self.state.step, score, best: better });
+        observer.event(&Event::Evaluated { step, score, best: better });
         Ok(())
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(path) = self.saving.path.clone() else { return Ok(()) };
-        self.state.prompt_optimizer = named(&self.prompt_optimizer, "");
-        self.state.head_optimizer = match &self.head_optimizers {
-            Some([matrix, vector]) => {
-                let mut all = named(matrix, "weight.");
-                all.extend(named(vector, "bias."));
-                all
-            }
-            None => Vec::new(),
-        };
-        self.state.save(&path)?;
-        observer.event(&Event::Checkpoint { step: self.state.step, path });
+        self.learner.saved().save(&path)?;
+        observer.event(&Event::Checkpoint { step: self.state().step, path });
         Ok(())
     }
 
     /// The error of an interrupted run, its last complete step saved.
     fn interrupted(&mut self, observer: &mut dyn Observer) -> Error {
         match self.save(observer) {
-            Ok(()) => Error::Interrupted { step: self.state.step },
+            Ok(()) => Error::Interrupted { step: self.state().step },
             Err(error) => error,
         }
     }
 
     /// Goes back to the last checkpoint and says what to try.
     fn diverged(&mut self, what: &str) -> Error {
-        let lr = self.state.identity.options.lr / 3.0;
+        let lr = self.state().identity.options.lr / 3.0;
         let advice = format!("{what}; try --lr {lr:.1e} or a longer --warmup");
         let Some(path) = self.saving.path.clone() else { return Error::Diverged(advice) };
-        match TrainState::open(&path).and_then(|state| self.roll_back(state)) {
+        match TrainState::open(&path).and_then(|state| self.learner.roll_back(state)) {
             Ok(()) => {
-                Error::Diverged(format!("{advice}; rolled back to step {} in {}", self.state.step, path.display()))
+                Error::Diverged(format!("{advice}; rolled back to step {} in {}", self.state().step, path.display()))
             }
             Err(error) => Error::Diverged(format!("{advice}; the last checkpoint cannot be read back: {error}")),
         }
     }
-
-    fn roll_back(&mut self, state: TrainState) -> Result<()> {
-        restore(&mut self.prompt_optimizer, &state.prompt_optimizer, "")?;
-        if let Some([matrix, vector]) = &mut self.head_optimizers {
-            restore(matrix, &state.head_optimizer, "weight.")?;
-            restore(vector, &state.head_optimizer, "bias.")?;
-        }
-        self.state = state;
-        Ok(())
-    }
-}
-
-fn no_classifier() -> Error {
-    Error::Options("--head pretrained: the checkpoint has no classifier; use --head prototype or linear".into())
 }
 
 /// A linear head at zero: every class equally likely.
@@ -400,7 +265,7 @@ pub fn zero_linear_head(classes: usize, width: usize) -> Head {
 }
 
 /// VPT's initialisation: U(−v, v), v = √(6/(3·ph·pw + d)) (Jia et al. 2022).
-fn initial_prompts(spec: &ModelSpec, shape: [usize; 3], seed: u64) -> Array3<f32> {
+pub(crate) fn initial_prompts(spec: &ModelSpec, shape: [usize; 3], seed: u64) -> Array3<f32> {
     let v = (6.0 / (3 * spec.patch[0] * spec.patch[1] + spec.width) as f64).sqrt() as f32;
     let mut prompts = Array3::zeros(shape);
     for (set, mut values) in prompts.outer_iter_mut().enumerate() {
@@ -438,13 +303,4 @@ fn check(options: &TuneOptions, spec: &ModelSpec, train: &[usize]) -> Result<()>
         return fail(format!("the model reads {} channels; photos have 3", spec.channels));
     }
     Ok(())
-}
-
-fn named(optimizer: &Optimizer, prefix: &str) -> OptimizerState {
-    optimizer.state().map(|(name, values)| (format!("{prefix}{name}"), values.to_vec())).collect()
-}
-
-fn restore(optimizer: &mut Optimizer, saved: &OptimizerState, prefix: &str) -> Result<()> {
-    let own = saved.iter().filter_map(|(name, values)| name.strip_prefix(prefix).map(|n| (n, values.as_slice())));
-    if saved.is_empty() { Ok(()) } else { optimizer.restore(own) }
 }

@@ -34,7 +34,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when `bytes` are not a whole and well-formed safetensors file.
-    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+    pub fn from_bytes(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
         Self::collect(path, file::tensors(&WeightFile::from_bytes(path, bytes))?)
     }
 

@@ -14,7 +14,7 @@ const MAX_HEADER: u64 = 100_000_000;
 
 enum Storage {
     Mapped(Mmap),
-    Owned(Vec<u8>),
+    Shared(Box<dyn AsRef<[u8]> + Send + Sync>),
 }
 
 /// A file's bytes and where they came from.
@@ -41,8 +41,8 @@ impl WeightFile {
         Ok(Arc::new(WeightFile { path: path.to_owned(), storage: Storage::Mapped(mmap) }))
     }
 
-    pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(WeightFile { path: path.to_owned(), storage: Storage::Owned(bytes) })
+    pub(super) fn from_bytes(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(WeightFile { path: path.to_owned(), storage: Storage::Shared(Box::new(bytes)) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -52,7 +52,7 @@ impl WeightFile {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.storage {
             Storage::Mapped(mmap) => mmap,
-            Storage::Owned(bytes) => bytes,
+            Storage::Shared(bytes) => (**bytes).as_ref(),
         }
     }
 }

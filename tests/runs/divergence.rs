@@ -16,6 +16,8 @@ use foretune::tune::{
 use foretune::{Error, LoadOptions, Model, Result};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// An engine that spoils a plane of its head inputs in some passes, counted from 1.
 struct Spoiled<'a> {
@@ -72,6 +74,10 @@ impl Engine for Spoiled<'_> {
 
     fn gradient(&mut self, _: &[f32], _: &[f32], _: &mut HeadGradient<f32>, _: &mut [f32]) -> Result<()> {
         unreachable!("only the oracle asks for it")
+    }
+
+    fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
+        self.inner.set_cancel(flag);
     }
 
     fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {
