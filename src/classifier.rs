@@ -35,17 +35,7 @@ impl Classifier {
     /// classifier at all, or when `options` give an image size besides the adapter's.
     pub fn open(model: &Path, adapter: Option<&Path>, options: &LoadOptions) -> Result<Self> {
         let Some(path) = adapter else {
-            let model = Model::open(model, options)?;
-            let head = own_head(&model)?;
-            let classes = model.class_names.clone();
-            return Ok(Classifier {
-                model,
-                layout: PromptLayout::NONE,
-                prompts: Vec::new(),
-                head,
-                classes,
-                adapted: false,
-            });
+            return Self::new(Model::open(model, options)?, None);
         };
         if options.image.is_some() {
             let problem = "an adapter brings the image size it was tuned at; leave the size out of the load options";
@@ -53,7 +43,7 @@ impl Classifier {
         }
         let adapter = Adapter::open(path)?;
         let sized = LoadOptions { image: Some(adapter.preprocess.crop), ..options.clone() };
-        let mut model = match Model::open(model, &sized) {
+        let model = match Model::open(model, &sized) {
             Ok(model) => model,
             // Another backbone may not run at the adapter's image size; that is not what is wrong then.
             Err(error) => {
@@ -62,6 +52,20 @@ impl Classifier {
                 }
                 return Err(error);
             }
+        };
+        Self::new(model, Some((adapter, path)))
+    }
+
+    /// `model`, opened at the adapter's image size, with the adapter read from that path, or with its own classifier.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when they do not belong together; [`Error::Options`] when there is no classifier at all.
+    pub fn new(mut model: Model, adapter: Option<(Adapter, &Path)>) -> Result<Self> {
+        let Some((adapter, path)) = adapter else {
+            let head = own_head(&model)?;
+            let classes = model.class_names.clone();
+            let (layout, prompts) = (PromptLayout::NONE, Vec::new());
+            return Ok(Classifier { model, layout, prompts, head, classes, adapted: false });
         };
         adapter.check(path, &model.spec, &model.fingerprint())?;
         let layout = adapter.layout();

@@ -1,6 +1,7 @@
 //! A classifier that several threads use at a time.
 
 use crate::classifier::Classifier;
+use crate::data::{Images, prepare_all};
 use crate::engine::Engine;
 use crate::{Error, Result};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,8 @@ impl Predictor {
     /// [`Error::Options`] without any.
     pub fn new(classifier: Classifier, engines: Vec<Box<dyn Engine + Send>>) -> Result<Self> {
         let most = engines.iter().map(|engine| engine.most_examples()).min().filter(|&most| most > 0);
-        let most = most.ok_or_else(|| Error::Options("a predictor needs an engine; ask for one call at a time".into()))?;
+        let most =
+            most.ok_or_else(|| Error::Options("a predictor needs an engine; ask for one call at a time".into()))?;
         Ok(Predictor { classifier, most, free: Mutex::new(engines), returned: Condvar::new() })
     }
 
@@ -36,28 +38,25 @@ impl Predictor {
         &self.classifier
     }
 
-    /// Logits `[n, C]` of `images` `[n, 3, H, W]`, prepared with the classifier's preprocessing; any number of them.
+    /// Logits `[n, C]` of n `images`, prepared with the classifier's preprocessing.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `images` are not a whole number of images, none, not finite, or `logits` has another length; the
+    /// [`Error::Shape`] when there are none, one is not finite, or `logits` has another length; [`Images::prepare`]'s and the
     /// engine's own.
-    pub fn predict(&self, images: &[f32], logits: &mut [f32]) -> Result<()> {
-        let (len, classes) = (self.classifier.model.preprocess.image_len(), self.classifier.head.classes());
-        let count = images.len() / len;
-        let wrong = |what, expected: String, found: String| Err(Error::Shape { what, expected, found });
-        if count == 0 || !images.len().is_multiple_of(len) {
-            return wrong("images", format!("images of {len} values"), format!("{} values", images.len()));
-        }
-        if let Some(bad) = images.iter().find(|v| !v.is_finite()) {
-            return wrong("images", "finite values".into(), bad.to_string());
-        }
-        if logits.len() != count * classes {
-            return wrong("logits", format!("{count}·{classes} values"), format!("{} values", logits.len()));
+    pub fn predict(&self, images: &mut dyn Images, logits: &mut [f32]) -> Result<()> {
+        let (len, classes, count) =
+            (self.classifier.model.preprocess.image_len(), self.classifier.head.classes(), images.count());
+        if count == 0 || logits.len() != count * classes {
+            let (expected, found) = (format!("{count}·{classes} values, not none"), format!("{} values", logits.len()));
+            return Err(Error::Shape { what: "logits", expected, found });
         }
         let mut taken = self.take();
         let engine = taken.engine.as_mut().expect("taken");
-        for (images, logits) in images.chunks(self.most * len).zip(logits.chunks_mut(self.most * classes)) {
-            let found = self.classifier.logits(&mut **engine, images)?;
+        let mut batch = vec![0.0; self.most.min(count) * len];
+        for (i, logits) in logits.chunks_mut(self.most * classes).enumerate() {
+            let batch = &mut batch[..logits.len() / classes * len];
+            prepare_all(images, i * self.most, len, batch)?;
+            let found = self.classifier.logits(&mut **engine, batch)?;
             logits.copy_from_slice(found.as_slice().expect("new arrays are row-major"));
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! Tuning on images that the program hands over, a step at a time.
 
 use crate::adapter::{Adapter, Backbone};
-use crate::data::Preprocess;
+use crate::container;
+use crate::data::{Images, Preprocess, prepare_all};
 use crate::engine::{Engine, Native, NativeBackend};
 use crate::files::write_atomic;
 use crate::model::{Head, Model, PromptLayout};
@@ -214,13 +215,13 @@ impl Session {
         self.model.preprocess.image_len()
     }
 
-    /// Takes one step on `images` `[n, 3, H, W]`, prepared, and their `labels` `[n]`; 1 ≤ n ≤ `batch`.
+    /// Takes one step on n `images` and their `labels` `[n]`; 1 ≤ n ≤ `batch`.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::Options`] for images or labels that do not fit, [`Error::Interrupted`] when it was stopped,
     /// [`Error::Diverged`] after three steps in a row that were not finite, or the engine's own.
-    pub fn step(&mut self, images: &[f32], labels: &[u32]) -> Result<Metrics> {
-        self.check(images, Some(labels), self.options.tune.batch)?;
+    pub fn step(&mut self, images: &mut dyn Images, labels: &[u32]) -> Result<Metrics> {
+        self.check(images.count(), Some(labels), self.options.tune.batch)?;
         self.begin();
         let step = self.state().step;
         let (cancel, image_len, mut progress) = (self.cancel.clone(), self.image_len(), self.progress.take());
@@ -251,12 +252,13 @@ impl Session {
         }
     }
 
-    /// Logits `[n, C]` of `images` `[n, 3, H, W]` under the prompts and head as they are now.
+    /// Logits `[n, C]` of n `images` under the prompts and head as they are now.
     ///
     /// # Errors
     /// As [`Session::step`]; [`Error::Options`] before there is a head.
-    pub fn predict(&mut self, images: &[f32], logits: &mut [f32]) -> Result<()> {
-        let count = self.check(images, None, usize::MAX)?;
+    pub fn predict(&mut self, images: &mut dyn Images, logits: &mut [f32]) -> Result<()> {
+        let count = images.count();
+        self.check(count, None, usize::MAX)?;
         let head = self.head()?;
         let classes = head.classes();
         if logits.len() != count * classes {
@@ -285,8 +287,8 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::step`]; [`Error::Options`] for another head.
-    pub fn add_examples(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
-        self.check(images, Some(labels), usize::MAX)?;
+    pub fn add_examples(&mut self, images: &mut dyn Images, labels: &[u32]) -> Result<()> {
+        self.check(images.count(), Some(labels), usize::MAX)?;
         let inputs = self.head_inputs(images, &[])?;
         self.prototypes()?.add(&inputs, labels);
         self.refresh_head()
@@ -296,8 +298,8 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::add_examples`], and when a class has no example.
-    pub fn fit_head(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
-        self.check(images, Some(labels), usize::MAX)?;
+    pub fn fit_head(&mut self, images: &mut dyn Images, labels: &[u32]) -> Result<()> {
+        self.check(images.count(), Some(labels), usize::MAX)?;
         let inputs = self.head_inputs(images, &[])?;
         self.prototypes()?.fit(&inputs, labels)?;
         self.refresh_head()
@@ -391,6 +393,11 @@ impl Session {
         write_atomic(path, |writer| writer.write_all(&bytes))
     }
 
+    /// Goes on from the checkpoint at `path`. Errors: [`Error::Io`], or as [`Session::restore`].
+    pub fn load_checkpoint(&mut self, path: &Path) -> Result<()> {
+        self.restore(path, &container::read(path, "a checkpoint of a session")?)
+    }
+
     /// Goes on from the checkpoint `bytes` of a session with the same model and options. `path` is for messages.
     ///
     /// # Errors
@@ -416,31 +423,21 @@ impl Session {
         Ok(())
     }
 
-    /// The number of images, if they and their labels fit this session.
-    fn check(&self, images: &[f32], labels: Option<&[u32]>, most: usize) -> Result<usize> {
-        let (len, classes) = (self.image_len(), self.taught.classes.len());
-        let count = images.len() / len;
-        if !images.len().is_multiple_of(len) || !(1..=most).contains(&count) {
-            let most = if most == usize::MAX { "any number of".to_owned() } else { format!("1 to {most}") };
-            let (expected, found) = (format!("{most} images of {len} values"), format!("{} values", images.len()));
-            return Err(Error::Shape { what: "images", expected, found });
+    /// Whether `count` images and their labels fit this session.
+    fn check(&self, count: usize, labels: Option<&[u32]>, most: usize) -> Result<()> {
+        let wrong = |what, expected: String, found: String| Err(Error::Shape { what, expected, found });
+        if !(1..=most).contains(&count) {
+            let expected = if most == usize::MAX { "at least 1".to_owned() } else { format!("1 to {most}") };
+            return wrong("images of a call", expected, count.to_string());
         }
-        if let Some(at) = images.iter().position(|v| !v.is_finite()) {
-            let (image, value) = (at / len, images[at]);
-            let (expected, found) = ("finite values".into(), format!("{value} in image {image}"));
-            return Err(Error::Shape { what: "images", expected, found });
-        }
-        let Some(labels) = labels else { return Ok(count) };
+        let Some(labels) = labels else { return Ok(()) };
         if labels.len() != count {
-            let (expected, found) = (format!("{count}, one an image"), labels.len().to_string());
-            return Err(Error::Shape { what: "labels", expected, found });
+            return wrong("labels", format!("{count}, one an image"), labels.len().to_string());
         }
+        let classes = self.taught.classes.len();
         match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => {
-                let (expected, found) = (format!("classes below {classes}"), label.to_string());
-                Err(Error::Shape { what: "labels", expected, found })
-            }
-            None => Ok(count),
+            Some(label) => wrong("labels", format!("classes below {classes}"), label.to_string()),
+            None => Ok(()),
         }
     }
 
@@ -449,20 +446,22 @@ impl Session {
     }
 
     /// Head inputs `[n, D]` of `images` under `prompts` (empty: the frozen model).
-    fn head_inputs(&mut self, images: &[f32], prompts: &[f32]) -> Result<Vec<f32>> {
+    fn head_inputs(&mut self, images: &mut dyn Images, prompts: &[f32]) -> Result<Vec<f32>> {
         self.begin();
         let (len, width, step) = (self.image_len(), self.model.spec.head_width(), self.state().step);
         let (cancel, mut progress) = (self.cancel.clone(), self.progress.take());
-        let count = images.len() / len;
+        let count = images.count();
         let mut inputs = vec![0.0; count * width];
         let ran = self.live().and_then(|(engine, _)| {
             let most = engine.most_examples();
-            let parts = images.chunks(most * len).zip(inputs.chunks_mut(most * width));
-            for (i, (images, inputs)) in parts.enumerate() {
+            let mut batch = vec![0.0; most.min(count) * len];
+            for (i, inputs) in inputs.chunks_mut(most * width).enumerate() {
                 if progress.as_mut().is_some_and(|go_on| !go_on(i * most, count)) || cancel.load(Relaxed) {
                     return Err(Error::Interrupted { step });
                 }
-                engine.forward(images, prompts, inputs)?;
+                let batch = &mut batch[..inputs.len() / width * len];
+                prepare_all(images, i * most, len, batch)?;
+                engine.forward(batch, prompts, inputs)?;
             }
             Ok(())
         });
@@ -478,7 +477,7 @@ fn at_step(error: Error, step: u64) -> Error {
 
 /// Images as they were handed over.
 struct Given<'a> {
-    images: &'a [f32],
+    images: &'a mut dyn Images,
     labels: &'a [u32],
     image_len: usize,
     done: usize,
@@ -495,8 +494,8 @@ impl Feed for Given<'_> {
         let taken = self.done..self.labels.len().min(self.done + most);
         batch.labels.clear();
         batch.labels.extend_from_slice(&self.labels[taken.clone()]);
-        batch.images.clear();
-        batch.images.extend_from_slice(&self.images[taken.start * self.image_len..taken.end * self.image_len]);
+        batch.images.resize(taken.len() * self.image_len, 0.0);
+        prepare_all(self.images, taken.start, self.image_len, &mut batch.images)?;
         self.done = taken.end;
         Ok(taken.len())
     }

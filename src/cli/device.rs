@@ -11,7 +11,7 @@ use foretune::{Error, Result};
 use std::str::FromStr;
 
 #[cfg(feature = "cuda")]
-use foretune::{backend::Precision, cuda, cuda::CudaOptions};
+use foretune::{cuda, cuda::CudaOptions};
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Target {
             #[cfg(feature = "cuda")]
             DeviceChoice::Cuda(device) => options(device),
             #[cfg(feature = "cuda")]
-            DeviceChoice::Auto => match usable(model.precision) {
+            DeviceChoice::Auto => match cuda::first_usable(model.precision) {
                 Ok(device) => options(device),
                 Err(reason) => {
                     log::info!("computing on the CPU: {reason}");
@@ -107,19 +107,6 @@ impl Target {
             Target::Cuda(_) => batch.min(256),
         }
     }
-}
-
-/// The first device that computes in `precision`. Errors: why there is none.
-#[cfg(feature = "cuda")]
-fn usable(precision: Precision) -> Result<usize> {
-    let least = if precision == Precision::Bf16 { (8, 0) } else { (7, 5) };
-    let found = cuda::devices()?.into_iter().find(|device| device.capability >= least);
-    found.map(|device| device.ordinal).ok_or_else(|| {
-        Error::NoDevice(format!(
-            "no device computes {precision}, which needs compute capability {}.{}",
-            least.0, least.1
-        ))
-    })
 }
 
 #[cfg(test)]

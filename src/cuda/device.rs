@@ -3,6 +3,7 @@
 //! Devices are never reset and none of their settings is changed. The device's primary context is shared with whatever else in
 //! this process uses it, or the caller hands in a context; it is current on a thread only during a call.
 
+use crate::backend::Precision;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
@@ -54,6 +55,18 @@ unsafe impl Sync for Device {}
 /// Every device of this machine. Errors: [`Error::NoDevice`], saying what is missing.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     (0..count()?).map(|ordinal| describe(ordinal).map(|(info, _)| info)).collect()
+}
+
+/// Number of the first device that computes in `precision`. Errors: [`Error::NoDevice`], saying why there is none.
+pub fn first_usable(precision: Precision) -> Result<usize> {
+    let least = if precision == Precision::Bf16 { (8, 0) } else { (7, 5) };
+    let found = devices()?.into_iter().find(|device| device.capability >= least);
+    found.map(|device| device.ordinal).ok_or_else(|| {
+        Error::NoDevice(format!(
+            "no device computes {precision}, which needs compute capability {}.{}",
+            least.0, least.1
+        ))
+    })
 }
 
 fn count() -> Result<usize> {

@@ -34,7 +34,7 @@ mod weights;
 mod window;
 
 pub use attention_vjp::statistics_bytes;
-pub use device::{Device, DeviceInfo, devices};
+pub use device::{Device, DeviceInfo, devices, first_usable};
 pub use replay::Recording;
 pub use weights::{Matrix, Vector, WeightBytes};
 

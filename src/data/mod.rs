@@ -8,6 +8,7 @@ mod dataset;
 mod decode;
 mod dogs;
 mod folder;
+mod images;
 mod loader;
 #[doc(hidden)]
 pub mod mat;
@@ -20,6 +21,8 @@ mod verify;
 pub use augment::Augment;
 pub use dataset::{Dataset, Format, Item, OpenOptions, Problem, Split};
 pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE, decode_bytes};
+pub(crate) use images::prepare_all;
+pub use images::{Images, Pixels, Prepared};
 pub use loader::{Loader, LoaderOptions, Request};
 pub use preprocess::{Interpolation, Preprocess, Resize};
 pub use transform::{Preparer, Rgb, decode_image, load_image};

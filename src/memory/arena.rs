@@ -3,9 +3,9 @@
 use super::free::Free;
 use crate::{Error, Result};
 use std::alloc::{Layout, alloc, dealloc};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where arenas get their memory from.

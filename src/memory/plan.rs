@@ -21,7 +21,7 @@ const F64: u64 = size_of::<f64>() as u64;
 pub struct Wishes {
     /// Examples per pass.
     pub micro_batch: usize,
-    /// Decoding threads.
+    /// Decoding threads; 0 where the program hands images over and nothing is decoded.
     pub decode_threads: usize,
 }
 
@@ -89,6 +89,7 @@ impl Plan {
         let micro_batch = micro_batch.clamp(1, job.options.batch);
         let threads = decode_threads.max(1);
         let plan = |micro_batch: usize, tangents: usize, threads: usize, ahead: usize| {
+            let (threads, ahead) = if decode_threads == 0 { (0, 0) } else { (threads, ahead) };
             let decode = DecodeOptions { threads, ahead, limit: decode_bytes(job.model.preprocess.crop) };
             let lines = lines(job, micro_batch, tangents, decode);
             Plan {
@@ -127,7 +128,7 @@ impl Plan {
             }
         }
         // What is left serves photos that need more than most do: large PNGs, progressive JPEGs.
-        let left = (budget - chosen.total()) / chosen.decode.threads as u64;
+        let left = (budget - chosen.total()) / chosen.decode.threads.max(1) as u64;
         chosen.decode.limit = (chosen.decode.limit + left).min(MAX_BYTES);
         Ok(chosen)
     }

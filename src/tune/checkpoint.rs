@@ -304,10 +304,7 @@ fn read_taught(file: &Decoded<Document>, taught: &TaughtDocument) -> Result<Taug
             .filter(|all| all.counts().len() == taught.classes.len())
             .ok_or_else(|| file.error("its prototypes contradict each other; the file is damaged".into()))
     };
-    Ok(Taught {
-        classes: taught.classes.clone(),
-        prototypes: taught.prototypes.as_ref().map(read).transpose()?,
-    })
+    Ok(Taught { classes: taught.classes.clone(), prototypes: taught.prototypes.as_ref().map(read).transpose()? })
 }
 
 fn push_state(tensors: &mut Tensors, state: &OptimizerState, prefix: &str) {

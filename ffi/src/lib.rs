@@ -1,0 +1,35 @@
+//! The C ABI of Foretune: `include/foretune.h` is generated from this crate, and `docs/embedding.md` tells how it is used.
+//!
+//! Every function that can fail returns a [`foretune_status`]; the text of a thread's last failure is
+//! [`foretune_last_error`]. No panic leaves the library: it becomes [`FORETUNE_PANIC`](status::FORETUNE_PANIC), and the handle it happened on is
+//! poisoned. This is the only crate with `extern "C"`; it converts, checks and forwards, and computes nothing.
+#![allow(non_camel_case_types, reason = "the names are C's")]
+
+mod allocator;
+mod argument;
+mod dataset;
+mod guard;
+mod image;
+mod info;
+mod logging;
+mod model;
+mod options;
+mod output;
+mod plan;
+mod predictor;
+mod session;
+pub mod status;
+
+pub use allocator::foretune_allocator;
+pub use dataset::*;
+#[cfg(feature = "fault-injection")]
+pub use guard::foretune_inject_panic;
+pub use image::*;
+pub use info::*;
+pub use logging::*;
+pub use model::*;
+pub use options::*;
+pub use plan::*;
+pub use predictor::*;
+pub use session::*;
+pub use status::*;

@@ -1,0 +1,347 @@
+//! How a session learns and what it may use.
+
+use crate::allocator::foretune_allocator;
+use crate::argument::{self, Versioned};
+use crate::guard::call;
+use crate::info::{FORETUNE_DEVICE_AUTO, FORETUNE_DEVICE_CPU};
+use crate::status::{Failure, Result, foretune_status};
+use foretune::Model;
+use foretune::backend::Precision;
+use foretune::cpu::CpuOptions;
+#[cfg(feature = "cuda")]
+use foretune::cuda::{self, CudaOptions};
+use foretune::memory::{Budget, Plan, Planned, Wishes};
+use foretune::tune::{GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use std::ffi::{c_char, c_void};
+
+/// Storage and products in f32.
+pub const FORETUNE_PRECISION_F32: u32 = 0;
+/// In bf16; on the CPU linear layers only, where it has instructions for it.
+pub const FORETUNE_PRECISION_BF16: u32 = 1;
+/// In f16; on GPUs only.
+pub const FORETUNE_PRECISION_F16: u32 = 2;
+
+/// Noise sent back through the transposed weights that read the prompts: forward only, the default.
+pub const FORETUNE_GUESS_WEIGHT_TRANSPOSE: u32 = 0;
+/// Noise, the same for the whole batch: forward only.
+pub const FORETUNE_GUESS_DIRECTIONAL: u32 = 1;
+/// Noise of each example's own: forward only.
+pub const FORETUNE_GUESS_ACTIVATION: u32 = 2;
+/// The exact gradient by recomputing blocks, whose memory grows with depth: the oracle.
+pub const FORETUNE_GUESS_BACKPROP: u32 = 3;
+/// No prompts: only the head, on the frozen model. The baseline.
+pub const FORETUNE_GUESS_NONE: u32 = 4;
+
+/// Cosine to class means of the frozen model; grows an example at a time.
+pub const FORETUNE_HEAD_PROTOTYPE: u32 = 0;
+/// A linear classifier trained with the prompts; its classes are named from the start.
+pub const FORETUNE_HEAD_LINEAR: u32 = 1;
+/// The checkpoint's own classifier, frozen.
+pub const FORETUNE_HEAD_PRETRAINED: u32 = 2;
+
+/// AdamW.
+pub const FORETUNE_OPTIMIZER_ADAMW: u32 = 0;
+/// AdamW with updates clipped by the RMS of g/√v.
+pub const FORETUNE_OPTIMIZER_STABLE_ADAMW: u32 = 1;
+/// SGD with momentum.
+pub const FORETUNE_OPTIMIZER_SGD: u32 = 2;
+
+/// As `warmup_steps`: min(steps/10, 20), or 20 where the rate stays.
+pub const FORETUNE_WARMUP_AUTO: u64 = u64::MAX;
+
+/// Everything a session is made with. `foretune_session_options_default` fills it; change what you like.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct foretune_session_options {
+    /// sizeof, set by the caller.
+    pub struct_size: usize,
+    /// `FORETUNE_DEVICE_AUTO`, `FORETUNE_DEVICE_CPU` (the default), or a GPU's number.
+    pub device: i32,
+    /// `FORETUNE_PRECISION_*`.
+    pub precision: u32,
+    /// A ceiling, bytes: on the CPU for all but mapped weights, on a GPU for device memory; 0: none.
+    pub budget: u64,
+    /// Threads that compute on the CPU; 0: one a core. No result depends on it.
+    pub threads: u32,
+    /// Examples a pass; 0: what suits the device and the budget. No result on the CPU depends on it.
+    pub micro_batch: u32,
+    /// `FORETUNE_GUESS_*`.
+    pub guess: u32,
+    /// Tangents K per example and step.
+    pub tangents: u32,
+    /// Prompts p per set.
+    pub prompts: u32,
+    /// Block ahead of which (the first) prompts enter.
+    pub insert_at: u32,
+    /// 1: a prompt set per block from `insert_at` on; 0: one that stays.
+    pub deep: u32,
+    /// `FORETUNE_HEAD_*`.
+    pub head: u32,
+    /// `FORETUNE_OPTIMIZER_*`.
+    pub optimizer: u32,
+    /// Most examples of a step.
+    pub batch: u32,
+    /// Peak learning rate of the prompts.
+    pub lr: f64,
+    /// Peak learning rate of a linear head.
+    pub head_lr: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes 500.
+    pub steps: u64,
+    /// Steps over which the rate rises linearly, or `FORETUNE_WARMUP_AUTO`.
+    pub warmup_steps: u64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Names of the classes known so far, UTF-8; null: none. Not for `FORETUNE_HEAD_PRETRAINED`, nor `foretune_tune_dataset`.
+    pub classes: *const *const c_char,
+    /// How many.
+    pub class_count: usize,
+    /// A `CUcontext` to compute in; null: the device's primary one. It and `cuda_stream` must outlive the session.
+    pub cuda_context: *mut c_void,
+    /// A `CUstream` of that context; needed with it.
+    pub cuda_stream: *mut c_void,
+    /// Serves the memory of passes on the CPU; all zero: the library's own.
+    pub allocator: foretune_allocator,
+}
+
+// SAFETY: repr(C), begins with its size, and zeros are valid.
+unsafe impl Versioned for foretune_session_options {
+    const NAME: &'static str = "foretune_session_options";
+}
+
+pub(crate) fn defaults() -> foretune_session_options {
+    let TuneOptions { tangents, prompts, insert_at, lr, head_lr, weight_decay, momentum, batch, seed, .. } =
+        TuneOptions::default();
+    foretune_session_options {
+        struct_size: size_of::<foretune_session_options>(),
+        device: FORETUNE_DEVICE_CPU,
+        precision: FORETUNE_PRECISION_F32,
+        budget: 0,
+        threads: 0,
+        micro_batch: 0,
+        guess: FORETUNE_GUESS_WEIGHT_TRANSPOSE,
+        tangents: tangents as u32,
+        prompts: prompts as u32,
+        insert_at: insert_at as u32,
+        deep: 0,
+        head: FORETUNE_HEAD_PROTOTYPE,
+        optimizer: FORETUNE_OPTIMIZER_ADAMW,
+        batch: batch as u32,
+        lr,
+        head_lr,
+        weight_decay,
+        momentum,
+        steps: 0,
+        warmup_steps: FORETUNE_WARMUP_AUTO,
+        seed,
+        classes: std::ptr::null(),
+        class_count: 0,
+        cuda_context: std::ptr::null_mut(),
+        cuda_stream: std::ptr::null_mut(),
+        allocator: foretune_allocator::NONE,
+    }
+}
+
+/// Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.
+///
+/// Errors: `FORETUNE_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// `options` is null or a struct of that size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foretune_session_options_default(
+    options: *mut foretune_session_options,
+    struct_size: usize,
+) -> foretune_status {
+    // SAFETY: the caller's promise.
+    call(|| unsafe { argument::write_sized(options, struct_size, defaults()) })
+}
+
+/// What computes.
+pub(crate) enum Target {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+}
+
+/// Options as Rust knows them.
+pub(crate) struct Given {
+    pub raw: foretune_session_options,
+    pub tune: TuneOptions,
+    pub target: Target,
+    pub precision: Precision,
+    pub classes: Vec<String>,
+}
+
+impl Given {
+    /// Of a session. Errors: values that none of the options has.
+    ///
+    /// # Safety
+    /// `options` is null or valid for the call, and what it points to as well.
+    pub unsafe fn session(options: *const foretune_session_options) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let mut given = unsafe { Given::new(options)? };
+        if given.raw.steps == 0 {
+            given.tune.steps = u64::MAX;
+        }
+        given.tune.warmup = match given.raw.warmup_steps {
+            FORETUNE_WARMUP_AUTO => (given.tune.steps / 10).min(20),
+            steps => steps,
+        };
+        Ok(given)
+    }
+
+    /// Of a run over a data set. Errors: as [`Given::session`].
+    ///
+    /// # Safety
+    /// As [`Given::session`].
+    pub unsafe fn run(options: *const foretune_session_options) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let mut given = unsafe { Given::new(options)? };
+        if given.raw.steps == 0 {
+            given.tune.steps = TuneOptions::default().steps;
+        }
+        given.tune.warmup = match given.raw.warmup_steps {
+            FORETUNE_WARMUP_AUTO => (given.tune.steps / 10).min(20),
+            steps => steps,
+        };
+        Ok(given)
+    }
+
+    unsafe fn new(options: *const foretune_session_options) -> Result<Self> {
+        // SAFETY: the caller's promise.
+        let raw = unsafe { argument::options(options, defaults())? };
+        // SAFETY: as above.
+        let classes = unsafe { argument::slice("classes", raw.classes, raw.class_count)? };
+        let classes = classes.iter().map(|&name| {
+            // SAFETY: as above.
+            unsafe { argument::text("a class name", name) }.map(str::to_owned)
+        });
+        let precision = precision(raw.precision)?;
+        let tune = TuneOptions {
+            guess: one_of(
+                "guess",
+                raw.guess,
+                &[
+                    GuessKind::WeightTranspose,
+                    GuessKind::Directional,
+                    GuessKind::Activation,
+                    GuessKind::Backprop,
+                    GuessKind::None,
+                ],
+            )?,
+            tangents: raw.tangents as usize,
+            prompts: raw.prompts as usize,
+            deep: one_of("deep", raw.deep, &[false, true])?,
+            insert_at: raw.insert_at as usize,
+            head: one_of("head", raw.head, &[HeadKind::Prototype, HeadKind::Linear, HeadKind::Pretrained])?,
+            optimizer: one_of(
+                "optimizer",
+                raw.optimizer,
+                &[OptimizerKind::Adamw, OptimizerKind::StableAdamw, OptimizerKind::Sgd],
+            )?,
+            lr: raw.lr,
+            head_lr: raw.head_lr,
+            weight_decay: raw.weight_decay,
+            momentum: raw.momentum,
+            steps: raw.steps,
+            batch: raw.batch as usize,
+            seed: raw.seed,
+            ..TuneOptions::default()
+        };
+        Ok(Given {
+            target: target(raw.device, precision)?,
+            precision,
+            classes: classes.collect::<Result<_>>()?,
+            tune,
+            raw,
+        })
+    }
+
+    pub fn cpu(&self) -> CpuOptions {
+        CpuOptions { threads: threads(self.raw.threads), precision: self.precision, resident: false }
+    }
+
+    /// Examples a pass with memory to spare.
+    pub fn micro_batch(&self) -> usize {
+        match self.raw.micro_batch as usize {
+            0 => match self.target {
+                Target::Cpu => self.tune.batch.min(16),
+                #[cfg(feature = "cuda")]
+                Target::Cuda(_) => self.tune.batch.min(256),
+            },
+            given => given.min(self.tune.batch),
+        }
+    }
+
+    /// How it is carried out within the budget. `decode_threads`: 0 for images that are handed over.
+    pub fn plan(
+        &self,
+        model: &Model,
+        classes: usize,
+        [photos, decode_threads]: [usize; 2],
+        listing: u64,
+    ) -> foretune::Result<Plan> {
+        self.tune.validate()?;
+        let wishes = Wishes { micro_batch: self.micro_batch(), decode_threads };
+        let job = Planned { model, options: &self.tune, classes, photos, listing, cpu: self.cpu(), wishes };
+        let budget = (self.raw.budget > 0).then_some(Budget(self.raw.budget));
+        self.tune.layout().check(&model.spec)?;
+        match self.target {
+            Target::Cpu => Plan::new(job, budget),
+            #[cfg(feature = "cuda")]
+            Target::Cuda(_) => Plan::on_device(job, self.precision, budget),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub fn cuda(&self, device: usize, plan: &Plan) -> CudaOptions {
+        let memory = Some(plan.total());
+        CudaOptions { device, precision: self.precision, streamed: plan.streamed, memory, ..CudaOptions::default() }
+    }
+}
+
+pub(crate) fn precision(value: u32) -> Result<Precision> {
+    one_of("precision", value, &[Precision::F32, Precision::Bf16, Precision::F16])
+}
+
+pub(crate) fn threads(value: u32) -> usize {
+    match value {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        given => given as usize,
+    }
+}
+
+pub(crate) fn one_of<T: Copy>(name: &str, value: u32, all: &[T]) -> Result<T> {
+    let found = all.get(value as usize).copied();
+    found.ok_or_else(|| Failure::argument(format!("{name} is {value}, which is none of its {} values", all.len())))
+}
+
+/// Errors: a GPU was asked for by a number that none has, or in a build without.
+pub(crate) fn target(device: i32, precision: Precision) -> Result<Target> {
+    #[cfg(feature = "cuda")]
+    return match device {
+        FORETUNE_DEVICE_CPU => Ok(Target::Cpu),
+        FORETUNE_DEVICE_AUTO => Ok(cuda::first_usable(precision).map_or(Target::Cpu, Target::Cuda)),
+        ordinal => match usize::try_from(ordinal) {
+            Ok(ordinal) => Ok(Target::Cuda(ordinal)),
+            Err(_) => Err(Failure::argument(format!(
+                "device is {ordinal}; give FORETUNE_DEVICE_CPU, _AUTO, or a GPU's number"
+            ))),
+        },
+    };
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = precision;
+        match device {
+            FORETUNE_DEVICE_CPU | FORETUNE_DEVICE_AUTO => Ok(Target::Cpu),
+            _ => Err(Failure::new(
+                crate::status::FORETUNE_NO_DEVICE,
+                "this build computes on the CPU only (feature `cuda`)",
+            )),
+        }
+    }
+}
