@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 /// Serves the memory that the passes of a session or predictor need on the CPU, in few large pieces. All zero: the library's own.
 /// Called by whichever thread makes, trims or destroys the handle, and by those that use it.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_allocator {
     /// `size` bytes at a multiple of `alignment`, a power of two; null when there are none.
     pub allocate: Option<unsafe extern "C" fn(size: usize, alignment: usize, user_data: *mut c_void) -> *mut c_void>,

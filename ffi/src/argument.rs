@@ -166,3 +166,83 @@ fn check_size<T: Versioned>(size: usize) -> Result {
 fn null(name: &str) -> Failure {
     Failure::argument(format!("{name} is null"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::FORETUNE_INVALID_ARGUMENT;
+
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Grown {
+        struct_size: usize,
+        a: u32,
+        b: u32,
+        c: f64,
+    }
+
+    // SAFETY: repr(C), begins with its size, and zeros are valid.
+    unsafe impl Versioned for Grown {
+        const NAME: &'static str = "grown";
+    }
+
+    const DEFAULTS: Grown = Grown { struct_size: size_of::<Grown>(), a: 1, b: 2, c: 3.0 };
+
+    /// A struct of `size` bytes in memory of exactly that size, its bytes after the size all `fill`.
+    fn given(size: usize, fill: u8) -> Vec<u64> {
+        let mut bytes = vec![fill; size.next_multiple_of(8)];
+        bytes[..8].copy_from_slice(&size.to_ne_bytes());
+        bytes.as_chunks::<8>().0.iter().map(|&chunk| u64::from_ne_bytes(chunk)).collect()
+    }
+
+    #[test]
+    fn options_end_where_the_callers_struct_does() {
+        // SAFETY: null, or as many bytes as they say.
+        unsafe {
+            assert_eq!(options(std::ptr::null(), DEFAULTS).unwrap(), DEFAULTS);
+            let read = |memory: &[u64]| options(memory.as_ptr().cast::<Grown>(), DEFAULTS);
+            assert_eq!(read(&given(8, 0)).unwrap(), Grown { struct_size: 8, ..DEFAULTS });
+            assert_eq!(read(&given(12, 0)).unwrap(), Grown { struct_size: 12, a: 0, ..DEFAULTS });
+            assert_eq!(read(&given(24, 0)).unwrap(), Grown { struct_size: 24, a: 0, b: 0, c: 0.0 });
+            assert_eq!(read(&given(40, 0)).unwrap(), Grown { struct_size: 40, a: 0, b: 0, c: 0.0 });
+            let mut newer = given(40, 0);
+            newer[4] = 1;
+            assert!(read(&newer).unwrap_err().text.contains("newer header"));
+            for size in [0, 4, 7, 9, 1 << 20, usize::MAX] {
+                assert_eq!(read(&[size as u64, 0, 0]).unwrap_err().status, FORETUNE_INVALID_ARGUMENT);
+            }
+        }
+    }
+
+    #[test]
+    fn results_are_written_as_far_as_the_callers_struct_goes() {
+        for size in [8, 12, 16, 24, 40] {
+            let mut memory = given(size, 0xee);
+            // SAFETY: as many bytes as it says.
+            unsafe { write(memory.as_mut_ptr().cast::<Grown>(), DEFAULTS).unwrap() };
+            let bytes: Vec<u8> = memory.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            assert_eq!(bytes[..8], size.to_ne_bytes());
+            assert!(bytes[24.min(size)..size].iter().all(|&byte| byte == 0), "{size}");
+            assert!(bytes[size..].iter().all(|&byte| byte == 0xee), "{size}");
+        }
+        // SAFETY: null.
+        assert!(unsafe { write(std::ptr::null_mut::<Grown>(), DEFAULTS) }.is_err());
+    }
+
+    #[test]
+    fn slices_and_texts_are_checked() {
+        let values = [1u32, 2, 3];
+        // SAFETY: null, or as many values as they say; what is absurd is refused before it is read.
+        unsafe {
+            assert_eq!(slice("values", values.as_ptr(), 3).unwrap(), values);
+            assert!(slice::<u32>("values", std::ptr::null(), 0).unwrap().is_empty());
+            assert!(slice::<u32>("values", std::ptr::null(), 1).unwrap_err().text.contains("values is null"));
+            assert!(slice("values", values.as_ptr(), usize::MAX).unwrap_err().text.contains("memory"));
+            assert!(slice("values", values.as_ptr().byte_add(1), 1).unwrap_err().text.contains("aligned"));
+            assert_eq!(text("text", c"ab".as_ptr()).unwrap(), "ab");
+            assert!(text("text", c"\xff".as_ptr()).unwrap_err().text.contains("UTF-8"));
+            assert!(optional_text("text", std::ptr::null()).unwrap().is_none());
+            assert!(reference::<u32>("it", std::ptr::null()).unwrap_err().text.contains("it is null"));
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub const FORETUNE_AUGMENT_VPT: u32 = 3;
 
 /// Which data, and what is done with it. `foretune_dataset_options_default` fills it.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_dataset_options {
     /// sizeof, set by the caller.
     pub struct_size: usize,
@@ -69,7 +69,7 @@ pub struct foretune_dataset_options {
 
 /// What a run came to.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_result {
     /// sizeof, set by the caller.
     pub struct_size: usize,

@@ -14,7 +14,7 @@ pub const FORETUNE_IMAGE_F32: u32 = 1;
 
 /// One image, which stays the host's and is only read during the call. This struct does not grow.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_image {
     /// Its pixels or values.
     pub data: *const c_void,

@@ -13,7 +13,7 @@ pub const FORETUNE_DEVICE_CPU: i32 = -1;
 
 /// A device.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_device_info {
     /// sizeof, set by the caller.
     pub struct_size: usize,

@@ -18,7 +18,7 @@ pub struct foretune_model {
 
 /// What to open a model with.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_model_options {
     /// sizeof, set by the caller.
     pub struct_size: usize,
@@ -34,7 +34,7 @@ pub struct foretune_model_options {
 
 /// What a model is.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_model_spec {
     /// sizeof, set by the caller.
     pub struct_size: usize,
@@ -63,7 +63,7 @@ pub struct foretune_model_spec {
 /// How images must be prepared, which the library does with pixels, and the host where it hands over normalised values: resize, centre
 /// crop to `crop_height`×`crop_width`, divide by 255, subtract `mean`, divide by `std`.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_preprocess {
     /// sizeof, set by the caller.
     pub struct_size: usize,

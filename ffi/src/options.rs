@@ -51,7 +51,7 @@ pub const FORETUNE_WARMUP_AUTO: u64 = u64::MAX;
 
 /// Everything a session is made with. `foretune_session_options_default` fills it; change what you like.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_session_options {
     /// sizeof, set by the caller.
     pub struct_size: usize,

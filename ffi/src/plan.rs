@@ -9,7 +9,7 @@ use foretune::Error;
 
 /// What a session takes.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_plan {
     /// sizeof, set by the caller.
     pub struct_size: usize,

@@ -31,7 +31,7 @@ pub struct foretune_predictor {
 
 /// How a predictor computes.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_predictor_options {
     /// sizeof, set by the caller.
     pub struct_size: usize,

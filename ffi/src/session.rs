@@ -43,7 +43,7 @@ enum Memory {
 
 /// What the last step came to.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_metrics {
     /// sizeof, set by the caller.
     pub struct_size: usize,
@@ -61,7 +61,7 @@ pub struct foretune_metrics {
 
 /// Bytes in use.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct foretune_memory {
     /// sizeof, set by the caller.
     pub struct_size: usize,
@@ -90,7 +90,7 @@ pub type foretune_progress_callback =
     Option<unsafe extern "C" fn(done: u64, total: u64, user_data: *mut c_void) -> i32>;
 
 /// The host's pointer, which the host promises may be used on the threads that use the session.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct UserData(pub *mut c_void);
 
 // SAFETY: the header says on which threads callbacks run.
