@@ -83,6 +83,11 @@
 #define FORETUNE_DEVICE_CPU -1
 
 /**
+ * What `foretune_abi_version` returns of the library this header belongs to.
+ */
+#define FORETUNE_ABI_VERSION 1000
+
+/**
  * Storage and products in f32.
  */
 #define FORETUNE_PRECISION_F32 0
@@ -180,8 +185,9 @@ typedef struct foretune_session foretune_session;
 typedef int32_t foretune_status;
 
 /**
- * Called between micro-batches, on the thread that made the call, with the call's images that are done and all of them. Return 0 to stop
- * the call, which then returns `FORETUNE_CANCELLED`. It must not use the session.
+ * Called ahead of each micro-batch and at the end, on the thread that made the call, with the call's images that are done and all of
+ * them. Return 0 to stop the call, which then returns `FORETUNE_CANCELLED`, unless it is done. Of the session it may use
+ * `foretune_session_cancel` alone.
  */
 typedef int32_t (*foretune_progress_callback)(uint64_t done, uint64_t total, void *user_data);
 
@@ -234,7 +240,8 @@ typedef struct foretune_dataset_options {
      */
     uint32_t reserved;
     /**
-     * Called between steps with those that are complete and all of them; null: not. Returning 0 stops the run.
+     * Called between steps, and while images are gone through before the first and for evaluations, with the steps that are complete and
+     * all of them; null: not. Returning 0 stops the run, unless it is complete.
      */
     foretune_progress_callback progress;
     /**
@@ -588,7 +595,7 @@ typedef struct foretune_plan {
 } foretune_plan;
 
 /**
- * How a predictor computes.
+ * How a predictor computes. `foretune_predictor_options_default` fills it; zeros are not the defaults, as GPUs count from 0.
  */
 typedef struct foretune_predictor_options {
     /**
@@ -830,8 +837,8 @@ foretune_status foretune_dataset_options_default(struct foretune_dataset_options
  * `foretune tune` with the same options. `options` and `dataset`: null for the defaults. `result`: null, or a struct whose size is set.
  * Returns when it is done; callbacks run on the calling thread. Any thread.
  *
- * Errors: `FORETUNE_BAD_DATA`, `FORETUNE_CANCELLED` once the last complete step has been saved, and as
- * `foretune_session_create` and `foretune_session_step`.
+ * Errors: `FORETUNE_IO`, `FORETUNE_BAD_DATA`; `FORETUNE_CANCELLED`, the last complete step saved to the checkpoint if there is one, and
+ * no adapter written; and as `foretune_session_create` and `foretune_session_step`.
  *
  * # Safety
  * Pointers are null or valid for the call.
@@ -980,6 +987,16 @@ foretune_status foretune_plan_session(const struct foretune_model *model,
                                       const struct foretune_session_options *options,
                                       size_t classes,
                                       struct foretune_plan *plan);
+
+/**
+ * Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.
+ *
+ * Errors: `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `options` is null or a struct of that size.
+ */
+foretune_status foretune_predictor_options_default(struct foretune_predictor_options *options, size_t struct_size);
 
 /**
  * Makes a predictor of `model` and the adapter at `adapter`, UTF-8; null: the model's own classifier, without prompts. The model must have
@@ -1273,7 +1290,7 @@ foretune_status foretune_session_trim(struct foretune_session *session);
 foretune_status foretune_session_get_memory(const struct foretune_session *session, struct foretune_memory *memory);
 
 /**
- * Has `callback` called between micro-batches from now on; null ends it. One thread at a time.
+ * Has `callback` called with the progress of calls from now on; null ends it. One thread at a time.
  *
  * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
  *

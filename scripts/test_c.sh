@@ -46,8 +46,8 @@ echo '--- C tests'
 flags=(-std=c11 -D_POSIX_C_SOURCE=200809L -g -O1 -Wall -Wextra -Wpedantic -Werror -DFAULT_INJECTION -I"$checked/include")
 # Valgrind takes minutes to read the library's own line tables.
 strip "$checked/lib/libforetune.so"
-link=(-L"$checked/lib" -lforetune "-Wl,-rpath,$checked/lib" -lm -lpthread)
-for test in session threads dataset; do
+link=(-L"$checked/lib" -lforetune "-Wl,-rpath,$checked/lib" -lm -lpthread -ldl)
+for test in session threads dataset cuda; do
     gcc "${flags[@]}" "ffi/tests/c/$test.c" -o "$out/$test" "${link[@]}"
     gcc "${flags[@]}" -fsanitize=address,undefined -fno-sanitize-recover=all "ffi/tests/c/$test.c" -o "$out/$test.asan" "${link[@]}"
 done
@@ -58,6 +58,9 @@ mkdir -p "$out/scratch"
 SLOW=1 "$out/session.asan" "$model" "$out/scratch"
 SLOW=1 "$out/threads.asan" "$model"
 "$out/reload" "$library" "$model"
+bash tests/emulator/build.sh target/emulator
+# The emulator keeps its contexts for good.
+EMULATED=1 ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=target/emulator "$out/cuda.asan" "$model"
 if has valgrind; then
     # AVX-512 is unknown to it. Threads of pools that are still ending hold their stacks: possibly lost.
     check=(valgrind -q --fair-sched=yes --leak-check=full --show-possibly-lost=no --errors-for-leak-kinds=definite --error-exitcode=9)

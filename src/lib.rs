@@ -131,6 +131,7 @@ mod predictor;
 pub mod rng;
 pub mod selftest;
 mod session;
+mod threads;
 pub mod tune;
 pub mod weights;
 

@@ -56,7 +56,7 @@ pub struct Metrics {
     pub skipped: u64,
 }
 
-/// Called between micro-batches with the examples of the call that are done and all of them; false stops the call.
+/// Called ahead of each micro-batch and at the end with the examples of the call that are done and all of them; false stops the call.
 pub type Progress = Box<dyn FnMut(usize, usize) -> bool + Send>;
 
 type MakeEngine = Box<dyn Fn() -> Result<Box<dyn Engine + Send>> + Send>;
@@ -237,6 +237,9 @@ impl Session {
                 outcome => Ok((outcome, learner.state().skipped, learner.state().consecutive_skips)),
             }
         });
+        if let (Ok(_), Some(progress)) = (&taken, &mut progress) {
+            progress(labels.len(), labels.len());
+        }
         self.progress = progress;
         let (outcome, skipped, in_a_row) = taken.map_err(|error| at_step(error, step))?;
         let (loss, accuracy, lr) = match &outcome {
@@ -462,6 +465,9 @@ impl Session {
                 let batch = &mut batch[..inputs.len() / width * len];
                 prepare_all(images, i * most, len, batch)?;
                 engine.forward(batch, prompts, inputs)?;
+            }
+            if let Some(progress) = &mut progress {
+                progress(count, count);
             }
             Ok(())
         });

@@ -120,6 +120,7 @@ void run(const char *model_folder, const char *adapter_file) {
     }
     const Score after = score(session.predict(frames.images), frames.labels);
     std::printf("after: loss %.4f, accuracy %.3f, in %u passes\n", after.loss, after.accuracy, passes);
+    std::signal(SIGINT, SIG_DFL);
 
     const std::vector<std::uint8_t> adapter = session.adapter_bytes();
     std::printf("the adapter has %zu bytes\n", adapter.size());

@@ -6,8 +6,8 @@ FORETUNE_LIB names the library; without it the system's own is loaded.
 import ctypes
 import os
 import sys
-from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64
-from ctypes import c_void_p
+from ctypes import POINTER, Structure, byref
+from ctypes import c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 
 ABI_MAJOR = 1
 OK = 0
@@ -251,7 +251,11 @@ class Session(_Handle):
         _check(_session_create(model._handle, byref(options), byref(self._handle)))
 
     def set_progress(self, progress):
-        """Has `progress(done, total)` called between micro-batches; false stops the call, and so does what it raises."""
+        """Has `progress(done, total)` called between micro-batches.
+
+        False stops the call, and what it raises is raised by the call. Signal handlers run ahead of it and must not
+        raise, as Python's own for Ctrl-C does: that would be lost.
+        """
 
         def call(done, total, _):
             try:

@@ -4,7 +4,9 @@
 """
 
 import math
+import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import foretune
@@ -44,13 +46,14 @@ def score(logits, labels):
 
 def learn(session, adapter_file):
     """Teaches the session; the adapter's bytes."""
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     passes = 0
 
-    # Runs between passes, so that Ctrl-C stops the call.
     def progress(done, total):
         nonlocal passes
         passes += 1
-        return True
+        return not interrupted.is_set()
 
     session.set_progress(progress)
     images, labels = frames(0, KNOWN)
@@ -68,6 +71,7 @@ def learn(session, adapter_file):
         print(f"step {step + 1:2}: loss {metrics.loss:.4f}")
     loss, accuracy = score(session.predict(images), labels)
     print(f"after: loss {loss:.4f}, accuracy {accuracy:.3f}, in {passes} passes")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     adapter = session.adapter_bytes()
     print(f"the adapter has {len(adapter)} bytes")

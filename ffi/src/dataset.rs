@@ -61,7 +61,8 @@ pub struct foretune_dataset_options {
     pub resume: u32,
     /// Zero.
     pub reserved: u32,
-    /// Called between steps with those that are complete and all of them; null: not. Returning 0 stops the run.
+    /// Called between steps, and while images are gone through before the first and for evaluations, with the steps that are complete and
+    /// all of them; null: not. Returning 0 stops the run, unless it is complete.
     pub progress: foretune_progress_callback,
     /// Handed to `progress`.
     pub user_data: *mut c_void,
@@ -132,8 +133,8 @@ pub unsafe extern "C" fn foretune_dataset_options_default(
 /// `foretune tune` with the same options. `options` and `dataset`: null for the defaults. `result`: null, or a struct whose size is set.
 /// Returns when it is done; callbacks run on the calling thread. Any thread.
 ///
-/// Errors: `FORETUNE_BAD_DATA`, `FORETUNE_CANCELLED` once the last complete step has been saved, and as
-/// `foretune_session_create` and `foretune_session_step`.
+/// Errors: `FORETUNE_IO`, `FORETUNE_BAD_DATA`; `FORETUNE_CANCELLED`, the last complete step saved to the checkpoint if there is one, and
+/// no adapter written; and as `foretune_session_create` and `foretune_session_step`.
 ///
 /// # Safety
 /// Pointers are null or valid for the call.
@@ -222,8 +223,13 @@ impl Run<'_> {
     ) -> crate::status::Result<Trained> {
         let job = Job { model: self.model, native, dataset, options: &self.given.tune, resources, head_from: None };
         let user_data = UserData(self.data.user_data);
-        let mut watch =
-            Watch { progress: self.data.progress, user_data, steps: self.given.tune.steps, stop: Cell::new(false) };
+        let mut watch = Watch {
+            step: 0,
+            progress: self.data.progress,
+            user_data,
+            steps: self.given.tune.steps,
+            stop: Cell::new(false),
+        };
         job.train(&mut watch).map_err(|error| match error {
             Error::Interrupted { step } => {
                 let saved = if self.checkpoint.is_some() { "; it can be resumed" } else { "" };
@@ -236,6 +242,8 @@ impl Run<'_> {
 
 /// Tells the host of steps, and stops where it says so.
 struct Watch {
+    /// Complete steps.
+    step: u64,
     progress: foretune_progress_callback,
     user_data: UserData,
     steps: u64,
@@ -245,12 +253,14 @@ struct Watch {
 impl Observer for Watch {
     fn event(&mut self, event: &Event) {
         let Some(progress) = self.progress else { return };
-        let step = match event {
-            Event::Step { step, .. } | Event::Skipped { step, .. } => *step,
+        match event {
+            Event::Step { step, .. } | Event::Skipped { step, .. } => self.step = *step,
+            Event::Progress { .. } => {}
             _ => return,
-        };
+        }
         // SAFETY: the host's function, with the host's data, on the host's thread.
-        if unsafe { progress(step, self.steps, self.user_data.get()) } == 0 {
+        let go_on = unsafe { progress(self.step, self.steps, self.user_data.get()) } != 0;
+        if !go_on && self.step < self.steps {
             self.stop.set(true);
         }
     }

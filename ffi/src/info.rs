@@ -32,6 +32,9 @@ unsafe impl Versioned for foretune_device_info {
     const NAME: &'static str = "foretune_device_info";
 }
 
+/// What `foretune_abi_version` returns of the library this header belongs to.
+pub const FORETUNE_ABI_VERSION: u32 = 1000;
+
 /// The library's version, "major.minor.patch", static. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foretune_version() -> *const c_char {
@@ -42,7 +45,7 @@ pub extern "C" fn foretune_version() -> *const c_char {
 /// Version of the ABI: major·1000 + minor. Programs run with a library of the same major number and no smaller minor one. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foretune_abi_version() -> u32 {
-    1000
+    FORETUNE_ABI_VERSION
 }
 
 /// How the library was built and what it found of the CPU, UTF-8, static: "foretune 0.1.0 x86_64-linux, avx512, cuda". Any thread.

@@ -1,7 +1,7 @@
 //! The C ABI of Foretune: `include/foretune.h` is generated from this crate, and `docs/embedding.md` tells how it is used.
 //!
 //! Every function that can fail returns a [`foretune_status`]; the text of a thread's last failure is
-//! [`foretune_last_error`]. No panic leaves the library: it becomes [`FORETUNE_PANIC`](status::FORETUNE_PANIC), and the handle it happened on is
+//! [`foretune_last_error`]. No panic leaves the library: it becomes [`FORETUNE_PANIC`], and the handle it happened on is
 //! poisoned. This is the only crate with `extern "C"`; it converts, checks and forwards, and computes nothing.
 #![allow(non_camel_case_types, reason = "the names are C's")]
 

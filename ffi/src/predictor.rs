@@ -29,7 +29,7 @@ pub struct foretune_predictor {
     names: Texts,
 }
 
-/// How a predictor computes.
+/// How a predictor computes. `foretune_predictor_options_default` fills it; zeros are not the defaults, as GPUs count from 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct foretune_predictor_options {
@@ -54,6 +54,34 @@ pub struct foretune_predictor_options {
 // SAFETY: repr(C), begins with its size, and zeros are valid.
 unsafe impl Versioned for foretune_predictor_options {
     const NAME: &'static str = "foretune_predictor_options";
+}
+
+fn defaults() -> foretune_predictor_options {
+    foretune_predictor_options {
+        struct_size: size_of::<foretune_predictor_options>(),
+        device: FORETUNE_DEVICE_CPU,
+        precision: FORETUNE_PRECISION_F32,
+        slots: 0,
+        threads: 0,
+        micro_batch: 0,
+        reserved: 0,
+        allocator: foretune_allocator::NONE,
+    }
+}
+
+/// Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.
+///
+/// Errors: `FORETUNE_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// `options` is null or a struct of that size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foretune_predictor_options_default(
+    options: *mut foretune_predictor_options,
+    struct_size: usize,
+) -> foretune_status {
+    // SAFETY: the caller's promise.
+    call(|| unsafe { argument::write_sized(options, struct_size, defaults()) })
 }
 
 /// Makes a predictor of `model` and the adapter at `adapter`, UTF-8; null: the model's own classifier, without prompts. The model must have
@@ -111,18 +139,8 @@ unsafe fn make(
     adapter: Option<(Adapter, &Path)>,
     options: *const foretune_predictor_options,
 ) -> Result<*mut foretune_predictor> {
-    let defaults = foretune_predictor_options {
-        struct_size: size_of::<foretune_predictor_options>(),
-        device: FORETUNE_DEVICE_CPU,
-        precision: FORETUNE_PRECISION_F32,
-        slots: 0,
-        threads: 0,
-        micro_batch: 0,
-        reserved: 0,
-        allocator: foretune_allocator::NONE,
-    };
     // SAFETY: the caller's promise.
-    let given = unsafe { argument::options(options, defaults)? };
+    let given = unsafe { argument::options(options, defaults())? };
     let classifier = Classifier::new(model.clone(), adapter)?;
     let precision = precision(given.precision)?;
     let micro_batch = if given.micro_batch == 0 { 8 } else { given.micro_batch as usize };

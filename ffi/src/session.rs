@@ -84,8 +84,9 @@ unsafe impl Versioned for foretune_memory {
     const NAME: &'static str = "foretune_memory";
 }
 
-/// Called between micro-batches, on the thread that made the call, with the call's images that are done and all of them. Return 0 to stop
-/// the call, which then returns `FORETUNE_CANCELLED`. It must not use the session.
+/// Called ahead of each micro-batch and at the end, on the thread that made the call, with the call's images that are done and all of
+/// them. Return 0 to stop the call, which then returns `FORETUNE_CANCELLED`, unless it is done. Of the session it may use
+/// `foretune_session_cancel` alone.
 pub type foretune_progress_callback =
     Option<unsafe extern "C" fn(done: u64, total: u64, user_data: *mut c_void) -> i32>;
 
@@ -555,7 +556,7 @@ pub unsafe extern "C" fn foretune_session_get_memory(
     })
 }
 
-/// Has `callback` called between micro-batches from now on; null ends it. One thread at a time.
+/// Has `callback` called with the progress of calls from now on; null ends it. One thread at a time.
 ///
 /// Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
 ///

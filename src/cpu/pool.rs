@@ -1,7 +1,7 @@
 //! The backend's own threads.
 
-use crate::{Error, Result};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use crate::Result;
+use crate::threads::Threads;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// A private thread pool. The global one belongs to the host program and is never touched.
 pub struct Pool {
     /// `None` for the caller's own thread.
-    pool: Option<(ThreadPool, Arc<Door>)>,
+    pool: Option<(Threads, Arc<Door>)>,
     threads: usize,
 }
 
@@ -17,7 +17,7 @@ impl Pool {
     /// A pool of `threads` threads; 0 takes one per available core. One thread means the caller's own.
     ///
     /// # Errors
-    /// [`Error::Options`] if the system refuses that many threads.
+    /// [`Error::Options`](crate::Error::Options) if the system refuses that many threads.
     pub fn new(threads: usize) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -26,14 +26,10 @@ impl Pool {
         if threads == 1 {
             return Ok(Pool { pool: None, threads });
         }
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("foretune-{i}"))
-            .build()
-            .map_err(|e| Error::Options(format!("cannot start {threads} threads: {e}; ask for fewer")))?;
+        let pool = Threads::new(threads, |i| format!("foretune-{i}"))?;
         let door = Arc::<Door>::default();
         let inside = door.clone();
-        pool.spawn(move || inside.serve());
+        pool.pool().spawn(move || inside.serve());
         Ok(Pool { pool: Some((pool, door)), threads })
     }
 
@@ -46,7 +42,7 @@ impl Pool {
     /// outside take turns.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
-            Some((pool, door)) if pool.current_thread_index().is_none() => door.enter(f),
+            Some((threads, door)) if threads.pool().current_thread_index().is_none() => door.enter(f),
             _ => f(),
         }
     }
@@ -57,7 +53,7 @@ impl Pool {
         match &self.pool {
             Some(_) if tasks > 1 => self.install(|| split(0, tasks, &f)),
             pool => {
-                let worker = pool.as_ref().and_then(|(pool, _)| pool.current_thread_index()).unwrap_or(0);
+                let worker = pool.as_ref().and_then(|(threads, _)| threads.pool().current_thread_index()).unwrap_or(0);
                 (0..tasks).for_each(|task| f(task, worker));
             }
         }

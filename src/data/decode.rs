@@ -5,12 +5,13 @@
 //! What the header promises is checked against caps and against the file's own length before anything is allocated.
 
 use super::augment::MOST_DECODED;
+use crate::threads::Threads;
 use crate::{Error, Result};
 use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, Limits, RgbImage};
 use jpeg_decoder::{CodingProcess, PixelFormat};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 use std::cell::OnceCell;
 use std::io::{BufRead, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -94,7 +95,7 @@ pub(crate) struct Decoder {
     limit: u64,
     /// Where `jpeg-decoder` does its work, so that nothing goes to the host's global pool. One thread: the rows of a photo
     /// are decoded one after another and never queued.
-    pool: OnceCell<ThreadPool>,
+    pool: OnceCell<Threads>,
 }
 
 impl Decoder {
@@ -103,12 +104,12 @@ impl Decoder {
     }
 
     fn pool(&self) -> std::result::Result<&ThreadPool, Failure> {
-        if let Some(pool) = self.pool.get() {
-            return Ok(pool);
+        if let Some(threads) = self.pool.get() {
+            return Ok(threads.pool());
         }
-        let builder = ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "foretune-jpeg".into());
-        let pool = builder.build().map_err(|e| Failure::Problem(format!("cannot start a thread to decode it: {e}")))?;
-        Ok(self.pool.get_or_init(|| pool))
+        let threads = Threads::new(1, |_| "foretune-jpeg".into());
+        let threads = threads.map_err(|e| Failure::Problem(format!("cannot start a thread to decode it: {e}")))?;
+        Ok(self.pool.get_or_init(|| threads).pool())
     }
 }
 

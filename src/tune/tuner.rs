@@ -42,7 +42,7 @@ pub struct Tuner<'a> {
 
 impl<'a> Tuner<'a> {
     /// A run that starts anew. `head`: fitted or taken from elsewhere (then frozen, except a zero linear head for
-    /// [`HeadKind::Linear`]); `pretrained`: the checkpoint's own head when that is what is used. Errors: options that
+    /// [`HeadKind::Linear`](super::HeadKind::Linear)); `pretrained`: the checkpoint's own head when that is what is used. Errors: options that
     /// contradict each other, the model or the data.
     pub fn new(
         engine: &'a mut dyn Engine,

@@ -12,7 +12,7 @@ static double seconds(void) {
 }
 
 static void library(void) {
-    CHECK(strcmp(foretune_version(), "0.1.0") == 0 && foretune_abi_version() / 1000 == 1);
+    CHECK(strcmp(foretune_version(), "0.1.0") == 0 && foretune_abi_version() == FORETUNE_ABI_VERSION);
     CHECK(strstr(foretune_build_info(), foretune_version()));
     CHECK(strcmp(foretune_status_string(FORETUNE_OK), "success") == 0);
     CHECK(strcmp(foretune_status_string(-5), "unknown status") == 0);
@@ -284,7 +284,7 @@ struct watch {
 
 static int32_t watch(uint64_t done, uint64_t total, void *user_data) {
     struct watch *watch = user_data;
-    CHECK(done < total && total == 8);
+    CHECK(done <= total && total == 8);
     foretune_metrics metrics = {.struct_size = sizeof metrics};
     CHECK(foretune_session_get_metrics(watch->session, &metrics) == FORETUNE_BUSY);
     return ++watch->calls != watch->stop_after;
@@ -311,7 +311,11 @@ static void stopping(const foretune_model *model, const struct frames *frames) {
     struct bytes after = collect(session, foretune_session_write_checkpoint);
     CHECK(same(before, after));
     OK(foretune_session_set_progress(session, NULL, NULL));
+    state = (struct watch){session, -1, 0};
+    OK(foretune_session_set_progress(session, watch, &state));
     take_steps(session, frames, 0, 2);
+    CHECK(state.calls == 10);
+    OK(foretune_session_set_progress(session, NULL, NULL));
     /* Cancelling takes no time, and what it does not meet goes on. */
     double start = seconds();
     for (int i = 0; i < 100000; i++) OK(foretune_session_cancel(session));

@@ -42,7 +42,9 @@ static void together(const foretune_model *model, const struct frames *frames) {
     OK(foretune_session_predict(session, frames->images, IMAGES, expected, IMAGES * CLASSES));
 
     for (uint32_t slots = 1; slots <= 4; slots += 3) {
-        foretune_predictor_options how = {.struct_size = sizeof how, .device = FORETUNE_DEVICE_CPU, .slots = slots};
+        foretune_predictor_options how;
+        OK(foretune_predictor_options_default(&how, sizeof how));
+        how.slots = slots;
         foretune_predictor *predictor = NULL;
         OK(foretune_predictor_create_memory(model, adapter.data, adapter.size, &how, &predictor));
         size_t classes = 0;
