@@ -1200,6 +1200,58 @@ foretune_status foretune_session_class_name(const struct foretune_session *sessi
                                             const char **name);
 
 /**
+ * Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
+ * again. On a GPU weights stay. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `session` is null or a session.
+ */
+foretune_status foretune_session_trim(struct foretune_session *session);
+
+/**
+ * Writes bytes in use and their peak to `*memory`, whose size is set. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_get_memory(const struct foretune_session *session, struct foretune_memory *memory);
+
+/**
+ * Has `callback` called with the progress of calls from now on; null ends it. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `session` is null or a session; the callback may be called until it ends or the session is destroyed.
+ */
+foretune_status foretune_session_set_progress(struct foretune_session *session,
+                                              foretune_progress_callback callback,
+                                              void *user_data);
+
+/**
+ * Stops the call that is under way on the session, if one is, at the next block, with `FORETUNE_CANCELLED`; one that begins later is not
+ * stopped. Any thread, at any time while the session lives, also from a callback; returns at once.
+ *
+ * Errors: `FORETUNE_INVALID_ARGUMENT` when `session` is null.
+ *
+ * # Safety
+ * `session` is null or a session.
+ */
+foretune_status foretune_session_cancel(const struct foretune_session *session);
+
+/**
+ * Destroys `*session` and nulls it; null is nothing to do. No other thread may be using it.
+ *
+ * # Safety
+ * `session` is null, or points to null or to a session.
+ */
+void foretune_session_destroy(struct foretune_session **session);
+
+/**
  * Replaces the file at `path` by the adapter: prompts, head, class names and preprocessing; whole or not at all. Equal sessions give
  * equal bytes. One thread at a time.
  *
@@ -1267,58 +1319,6 @@ foretune_status foretune_session_load_checkpoint(struct foretune_session *sessio
  * Pointers are null or valid for the call.
  */
 foretune_status foretune_session_read_checkpoint(struct foretune_session *session, const uint8_t *bytes, size_t size);
-
-/**
- * Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
- * again. On a GPU weights stay. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * `session` is null or a session.
- */
-foretune_status foretune_session_trim(struct foretune_session *session);
-
-/**
- * Writes bytes in use and their peak to `*memory`, whose size is set. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * Pointers are null or valid for the call.
- */
-foretune_status foretune_session_get_memory(const struct foretune_session *session, struct foretune_memory *memory);
-
-/**
- * Has `callback` called with the progress of calls from now on; null ends it. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * `session` is null or a session; the callback may be called until it ends or the session is destroyed.
- */
-foretune_status foretune_session_set_progress(struct foretune_session *session,
-                                              foretune_progress_callback callback,
-                                              void *user_data);
-
-/**
- * Stops the call that is under way on the session, if one is, at the next block, with `FORETUNE_CANCELLED`; one that begins later is not
- * stopped. Any thread, at any time while the session lives, also from a callback; returns at once.
- *
- * Errors: `FORETUNE_INVALID_ARGUMENT` when `session` is null.
- *
- * # Safety
- * `session` is null or a session.
- */
-foretune_status foretune_session_cancel(const struct foretune_session *session);
-
-/**
- * Destroys `*session` and nulls it; null is nothing to do. No other thread may be using it.
- *
- * # Safety
- * `session` is null, or points to null or to a session.
- */
-void foretune_session_destroy(struct foretune_session **session);
 
 /**
  * Text of the last call on this thread that failed, UTF-8: what was wrong, where, and what to do. Empty before the first. It holds

@@ -18,6 +18,7 @@ mod output;
 mod plan;
 mod predictor;
 mod session;
+mod session_files;
 pub mod status;
 
 pub use allocator::foretune_allocator;
@@ -32,4 +33,5 @@ pub use options::*;
 pub use plan::*;
 pub use predictor::*;
 pub use session::*;
+pub use session_files::*;
 pub use status::*;

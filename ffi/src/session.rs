@@ -5,7 +5,7 @@ use crate::guard::{Exclusive, call, destroy};
 use crate::image::{self, foretune_image};
 use crate::model::foretune_model;
 use crate::options::{Given, Target, foretune_session_options};
-use crate::output::{self, Texts};
+use crate::output::Texts;
 use crate::status::{Failure, Result, foretune_status};
 use foretune::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
@@ -16,7 +16,6 @@ use foretune::memory::{Allocate, Counted, Plan, System};
 use foretune::tune::HeadKind;
 use foretune::{Metrics, Model, Session, SessionOptions};
 use std::ffi::{c_char, c_void};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -27,10 +26,10 @@ pub struct foretune_session {
     cancel: Arc<AtomicBool>,
 }
 
-struct Inner {
-    session: Session,
+pub(crate) struct Inner {
+    pub session: Session,
     preparer: Preparer,
-    names: Texts,
+    pub names: Texts,
     memory: Memory,
 }
 
@@ -179,7 +178,10 @@ fn make(model: &Model, given: &Given, plan: &Plan) -> Result<(Session, Memory)> 
 ///
 /// # Safety
 /// `session` is null or a session.
-unsafe fn with<R>(session: *const foretune_session, body: impl FnOnce(&mut Inner) -> Result<R>) -> Result<R> {
+pub(crate) unsafe fn with<R>(
+    session: *const foretune_session,
+    body: impl FnOnce(&mut Inner) -> Result<R>,
+) -> Result<R> {
     // SAFETY: the caller's promise.
     unsafe { argument::reference("session", session)? }.inner.with(body)
 }
@@ -381,128 +383,6 @@ pub unsafe extern "C" fn foretune_session_class_name(
         let found = with(session, |inner| Ok(inner.names.get(index)))?;
         argument::output("name", name)?.write(found);
         Ok(())
-    })
-}
-
-/// Replaces the file at `path` by the adapter: prompts, head, class names and preprocessing; whole or not at all. Equal sessions give
-/// equal bytes. One thread at a time.
-///
-/// Errors: `FORETUNE_IO`, `FORETUNE_BAD_OPTIONS` before there is a head, `FORETUNE_BUSY`, `FORETUNE_POISONED`,
-/// `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_save_adapter(
-    session: *mut foretune_session,
-    path: *const c_char,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let path = argument::text("path", path)?;
-        with(session, |inner| Ok(inner.session.adapter()?.save(path)?))
-    })
-}
-
-/// The adapter's bytes, as `foretune_session_save_adapter` writes them, to `buffer` of `capacity` bytes; their number to `*size`. With a
-/// null buffer and capacity 0 only that. One thread at a time.
-///
-/// Errors: `FORETUNE_BUFFER_TOO_SMALL`, and as `foretune_session_save_adapter`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_write_adapter(
-    session: *mut foretune_session,
-    buffer: *mut u8,
-    capacity: usize,
-    size: *mut usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let bytes = with(session, |inner| Ok(inner.session.adapter()?.to_bytes(Path::new("(adapter in memory)"))?))?;
-        output::bytes(&bytes, buffer, capacity, size)
-    })
-}
-
-/// Replaces the file at `path` by a checkpoint: everything needed to go on and give the bits that this session would give; whole or not
-/// at all. One thread at a time.
-///
-/// Errors: as `foretune_session_save_adapter`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_save_checkpoint(
-    session: *mut foretune_session,
-    path: *const c_char,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let path = argument::text("path", path)?;
-        with(session, |inner| Ok(inner.session.save_checkpoint(Path::new(path))?))
-    })
-}
-
-/// The checkpoint's bytes, as `foretune_session_write_adapter` the adapter's. One thread at a time.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_write_checkpoint(
-    session: *mut foretune_session,
-    buffer: *mut u8,
-    capacity: usize,
-    size: *mut usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let bytes = with(session, |inner| Ok(inner.session.checkpoint(Path::new("(checkpoint in memory)"))?))?;
-        output::bytes(&bytes, buffer, capacity, size)
-    })
-}
-
-/// Goes on from the checkpoint at `path`, of a session with the same model and options. One thread at a time.
-///
-/// Errors: `FORETUNE_IO`, `FORETUNE_BAD_ADAPTER` (nothing has changed), `FORETUNE_BUSY`, `FORETUNE_POISONED`,
-/// `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_load_checkpoint(
-    session: *mut foretune_session,
-    path: *const c_char,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let path = Path::new(argument::text("path", path)?);
-        with(session, |inner| {
-            inner.session.load_checkpoint(path)?;
-            inner.names = Texts::new(inner.session.classes());
-            Ok(())
-        })
-    })
-}
-
-/// As `foretune_session_load_checkpoint`, from `size` bytes in memory, needed during the call only.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_read_checkpoint(
-    session: *mut foretune_session,
-    bytes: *const u8,
-    size: usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let bytes = argument::slice("bytes", bytes, size)?;
-        with(session, |inner| {
-            inner.session.restore(Path::new("(checkpoint in memory)"), bytes)?;
-            inner.names = Texts::new(inner.session.classes());
-            Ok(())
-        })
     })
 }
 

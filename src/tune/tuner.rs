@@ -57,20 +57,8 @@ impl<'a> Tuner<'a> {
         check(options, engine.spec(), &train)?;
         let layout = engine.layout();
         let shape = [layout.sets(engine.spec().depth), layout.prompts, engine.spec().width];
-        let state = TrainState {
-            prompts: initial_prompts(engine.spec(), shape, options.seed),
-            step: 0,
-            updates: 0,
-            prompt_optimizer: Vec::new(),
-            head,
-            head_optimizer: Vec::new(),
-            best: None,
-            scored: None,
-            skipped: 0,
-            consecutive_skips: 0,
-            taught: None,
-            identity,
-        };
+        let prompts = initial_prompts(engine.spec(), shape, options.seed);
+        let state = TrainState::new(identity, prompts, head);
         Self::from_state(engine, photos, train, val, state, pretrained)
     }
 

@@ -1,19 +1,18 @@
 //! Tuning on images that the program hands over, a step at a time.
 
-use crate::adapter::{Adapter, Backbone};
-use crate::container;
+mod given;
+mod saved;
+
 use crate::data::{Images, Preprocess, prepare_all};
 use crate::engine::{Engine, Native, NativeBackend};
-use crate::files::write_atomic;
-use crate::model::{Head, Model, PromptLayout};
+use crate::model::{Head, Model};
 use crate::ops::head;
 use crate::tune::{
-    Batch, Feed, GuessKind, HeadKind, Learner, Observer, Outcome, Prototypes, RunIdentity, Taught, TrainState,
-    TuneOptions, initial_prompts, zero_linear_head,
+    GuessKind, HeadKind, Learner, Outcome, Prototypes, RunIdentity, Taught, TrainState, TuneOptions, initial_prompts,
+    zero_linear_head,
 };
 use crate::{Error, Result};
-use ndarray::Array3;
-use std::path::Path;
+use given::{Flag, Given};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -123,20 +122,8 @@ impl Session {
             precision: native.precision(),
         };
         let shape = [layout.sets(model.spec.depth), layout.prompts, model.spec.width];
-        let state = TrainState {
-            identity: identity.clone(),
-            step: 0,
-            updates: 0,
-            prompts: initial_prompts(&model.spec, shape, tune.seed),
-            prompt_optimizer: Vec::new(),
-            head,
-            head_optimizer: Vec::new(),
-            best: None,
-            scored: None,
-            skipped: 0,
-            consecutive_skips: 0,
-            taught: None,
-        };
+        let prompts = initial_prompts(&model.spec, shape, tune.seed);
+        let state = TrainState::new(identity.clone(), prompts, head);
         let cancel = Arc::<AtomicBool>::default();
         let (micro_batch, guess, flag) = (options.micro_batch.clamp(1, tune.batch), tune.guess, cancel.clone());
         let tangents = if guess.is_forward_only() { tune.tangents.min(options.tangents_per_pass.max(1)) } else { 0 };
@@ -335,97 +322,6 @@ impl Session {
         }
     }
 
-    /// Looks up the backbone's fingerprint, for what is written and read.
-    fn identify(&mut self) {
-        if self.identity.fingerprint.is_empty() {
-            self.identity.fingerprint = self.model.fingerprint();
-        }
-        let fingerprint = &self.identity.fingerprint;
-        let state = match &mut self.live {
-            Live::Ready(_, learner) => learner.state_mut(),
-            Live::Trimmed(state) => state,
-        };
-        state.identity.fingerprint.clone_from(fingerprint);
-    }
-
-    /// What has been learnt, ready to be saved. Errors: [`Error::Options`] before there is a head.
-    pub fn adapter(&mut self) -> Result<Adapter> {
-        self.identify();
-        let head = match self.options.tune.head {
-            HeadKind::Pretrained => None,
-            _ => Some(self.head()?),
-        };
-        let tune = &self.options.tune;
-        let (spec, layout, state) = (&self.model.spec, tune.layout(), self.state());
-        let prompts = match layout == PromptLayout::NONE {
-            true => Array3::zeros((0, 0, spec.width)),
-            false => state.prompts.clone(),
-        };
-        Ok(Adapter {
-            prompts,
-            insert_at: layout.insert_at,
-            deep: layout.deep,
-            head,
-            pooling: spec.pooling,
-            classes: self.taught.classes.clone(),
-            preprocess: self.model.preprocess.clone(),
-            guess: tune.guess,
-            seed: tune.seed,
-            step: state.step,
-            backbone: Backbone::new(spec, &self.identity.fingerprint),
-        })
-    }
-
-    /// The bytes of a checkpoint: everything needed to go on and give the bits this session would give. `path` is for messages.
-    ///
-    /// # Errors
-    /// [`Error::Adapter`] when it cannot be encoded.
-    pub fn checkpoint(&mut self, path: &Path) -> Result<Vec<u8>> {
-        self.identify();
-        let taught = Some(self.taught.clone());
-        let state = match &mut self.live {
-            Live::Ready(_, learner) => learner.saved().clone(),
-            Live::Trimmed(state) => (**state).clone(),
-        };
-        TrainState { taught, ..state }.encode(path)
-    }
-
-    /// Replaces `path` by a checkpoint, whole or not at all. Errors: [`Error::Io`].
-    pub fn save_checkpoint(&mut self, path: &Path) -> Result<()> {
-        let bytes = self.checkpoint(path)?;
-        write_atomic(path, |writer| writer.write_all(&bytes))
-    }
-
-    /// Goes on from the checkpoint at `path`. Errors: [`Error::Io`], or as [`Session::restore`].
-    pub fn load_checkpoint(&mut self, path: &Path) -> Result<()> {
-        self.restore(path, &container::read(path, "a checkpoint of a session")?)
-    }
-
-    /// Goes on from the checkpoint `bytes` of a session with the same model and options. `path` is for messages.
-    ///
-    /// # Errors
-    /// [`Error::Adapter`] when it is damaged or another session's; nothing has changed then.
-    pub fn restore(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.identify();
-        let mut state = TrainState::from_bytes(path, bytes)?;
-        state.check(path, &self.identity)?;
-        let fail = |problem: &str| Error::Adapter { path: path.to_owned(), problem: problem.into() };
-        let taught = state.taught.take();
-        let taught = taught.ok_or_else(|| fail("this is the checkpoint of a run over a data set, not of a session"))?;
-        if taught.prototypes.is_some() != self.taught.prototypes.is_some() {
-            return Err(fail("it has another kind of head"));
-        }
-        let (step, skipped) = (state.step, state.skipped);
-        let before = std::mem::replace(&mut self.live, Live::Trimmed(Box::new(state)));
-        if let Err(error) = self.live() {
-            self.live = before;
-            return Err(error);
-        }
-        self.taught = taught;
-        self.metrics = Metrics { step, skipped, ..Metrics::default() };
-        Ok(())
-    }
-
     /// Whether `count` images and their labels fit this session.
     fn check(&self, count: usize, labels: Option<&[u32]>, most: usize) -> Result<()> {
         let wrong = |what, expected: String, found: String| Err(Error::Shape { what, expected, found });
@@ -479,41 +375,4 @@ impl Session {
 /// An interruption says after which step.
 fn at_step(error: Error, step: u64) -> Error {
     if matches!(error, Error::Interrupted { .. }) { Error::Interrupted { step } } else { error }
-}
-
-/// Images as they were handed over.
-struct Given<'a> {
-    images: &'a mut dyn Images,
-    labels: &'a [u32],
-    image_len: usize,
-    done: usize,
-    progress: Option<&'a mut Progress>,
-    cancel: &'a AtomicBool,
-}
-
-impl Feed for Given<'_> {
-    fn fill(&mut self, batch: &mut Batch, most: usize) -> Result<usize> {
-        if self.progress.as_mut().is_some_and(|go_on| !go_on(self.done, self.labels.len())) {
-            self.cancel.store(true, Relaxed);
-            return Err(Error::Interrupted { step: 0 });
-        }
-        let taken = self.done..self.labels.len().min(self.done + most);
-        batch.labels.clear();
-        batch.labels.extend_from_slice(&self.labels[taken.clone()]);
-        batch.images.resize(taken.len() * self.image_len, 0.0);
-        prepare_all(self.images, taken.start, self.image_len, &mut batch.images)?;
-        self.done = taken.end;
-        Ok(taken.len())
-    }
-}
-
-/// Watches the flag and reports nothing.
-struct Flag<'a>(&'a AtomicBool);
-
-impl Observer for Flag<'_> {
-    fn event(&mut self, _: &crate::tune::Event) {}
-
-    fn cancelled(&self) -> bool {
-        self.0.load(Relaxed)
-    }
 }
