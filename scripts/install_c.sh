@@ -13,8 +13,7 @@ prefix=$(cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."
 if ! command -v cargo-cinstall >/dev/null; then
-    # Unoptimised: it builds in a third of the time, and most of its work is rustc's.
-    cargo install cargo-c@0.10.24 --locked --debug --config profile.dev.debug=0
+    scripts/install_cargo_c.sh
 fi
 cargo cinstall --locked --manifest-path ffi/Cargo.toml --profile "${FORETUNE_PROFILE:-release}" --prefix "$prefix" --libdir lib \
     --target-dir target/capi "$@"

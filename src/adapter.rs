@@ -8,6 +8,7 @@ use crate::tune::GuessKind;
 use crate::{Error, Result};
 use ndarray::{Array1, Array3};
 use serde::{Deserialize, Serialize};
+use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 const FORMAT: Format = Format { name: "foretune-adapter", version: 1, what: "an adapter" };
@@ -263,6 +264,24 @@ impl Adapter {
         }
         self.preprocess.check()
     }
+}
+
+/// Whether an adapter could be written to `out`: to be asked before the hours that it takes to make one.
+///
+/// # Errors
+/// [`Error::Io`] when the file could not be written, [`Error::Adapter`] when it would take the place of something else: a slip of the
+/// keyboard must not cost the weights.
+pub fn check_writable(out: &Path) -> Result<()> {
+    let probe = out.with_extension(format!("{}.probe", std::process::id()));
+    let fail = |source| Error::io("write", out, source);
+    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(fail)?;
+    fs::remove_file(&probe).map_err(fail)?;
+    // An empty file is what mktemp makes.
+    if out.metadata().is_ok_and(|found| found.len() > 0) && !is_adapter(out)? {
+        let problem = "is there already and not an adapter; remove it or give another path".into();
+        return Err(Error::Adapter { path: out.to_owned(), problem });
+    }
+    Ok(())
 }
 
 /// Whether `path` is an adapter, from its header alone.

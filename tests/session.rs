@@ -129,6 +129,25 @@ fn what_stops_a_step_leaves_the_state_before_it() {
 }
 
 #[test]
+fn an_update_that_overflows_is_undone() {
+    let model = model();
+    let (values, labels) = images(&model);
+    let half = values.len() / 2;
+    for head in [HeadKind::Prototype, HeadKind::Linear] {
+        // Weight decay alone takes every parameter beyond f32.
+        let options = TuneOptions { head, lr: 1e38, head_lr: 1e38, weight_decay: 1e38, warmup: 0, ..options() };
+        let mut session = tuned(session(options, 6, 3), 0);
+        let before = session.checkpoint(Path::new("memory")).unwrap();
+        for _ in 0..2 {
+            let mut given = Prepared::new(&values[..half], model.preprocess.image_len()).unwrap();
+            let error = session.step(&mut given, &labels[..6]).unwrap_err();
+            assert!(matches!(&error, Error::Diverged(text) if text.contains("step 1 overflowed")), "{error}");
+            assert!(session.checkpoint(Path::new("memory")).unwrap() == before);
+        }
+    }
+}
+
+#[test]
 fn pixels_in_memory_are_prepared_as_those_in_files() {
     let folder = tempfile::tempdir().unwrap();
     let preprocess = model().preprocess;

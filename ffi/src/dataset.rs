@@ -6,6 +6,7 @@ use crate::model::foretune_model;
 use crate::options::{Given, Target, foretune_session_options, one_of};
 use crate::session::{UserData, foretune_progress_callback};
 use crate::status::{Failure, foretune_status};
+use foretune::adapter::check_writable;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::engine::{self, NativeBackend};
 use foretune::memory::listing_bytes;
@@ -157,6 +158,7 @@ pub unsafe extern "C" fn foretune_tune_dataset(
         if data.resume != 0 && checkpoint.is_none() {
             return Err(Failure::argument("resume needs a checkpoint to resume from"));
         }
+        check_writable(adapter)?;
         let run = Run { model, given, data, checkpoint: checkpoint.map(Path::new) };
         let trained = run.train(Path::new(root))?;
         trained.adapter.save(adapter)?;

@@ -6,7 +6,7 @@ use super::job::TuneJob;
 use super::screen::Screen;
 use super::table::Table;
 use super::{interrupt, load, memory, output};
-use foretune::adapter::{Adapter, is_adapter};
+use foretune::adapter::{Adapter, check_writable};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::data::{Dataset, Split};
@@ -17,7 +17,6 @@ use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Tra
 use foretune::{Error, Result};
 use indicatif::HumanBytes;
 use serde_json::json;
-use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
@@ -119,20 +118,6 @@ fn foreign_head(path: &Path, model: &Model, dataset: &Dataset) -> Result<Option<
         return Err(Error::Adapter { path: path.to_owned(), problem });
     }
     Ok(adapter.head)
-}
-
-/// Fails now rather than after hours when the adapter could not be written, or would take the place of something else.
-fn check_writable(out: &Path) -> Result<()> {
-    let fail = |source| Error::Io { action: "write", path: out.to_owned(), source };
-    let probe = out.with_extension(format!("{}.probe", std::process::id()));
-    OpenOptions::new().write(true).create_new(true).open(&probe).map_err(fail)?;
-    fs::remove_file(&probe).map_err(fail)?;
-    // A slip of the keyboard must not cost the weights. An empty file is what mktemp makes.
-    if out.metadata().is_ok_and(|found| found.len() > 0) && !is_adapter(out)? {
-        let problem = "is there already and not an adapter; remove it or give another --out".into();
-        return Err(Error::Adapter { path: out.to_owned(), problem });
-    }
-    Ok(())
 }
 
 fn report(trained: &Trained, scores: &Scores, out: &Path, global: &Global) -> Result<()> {

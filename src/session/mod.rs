@@ -177,7 +177,7 @@ impl Session {
         self.cancel.clone()
     }
 
-    /// Called between micro-batches from now on.
+    /// Has `progress` called from now on.
     pub fn set_progress(&mut self, progress: Option<Progress>) {
         self.progress = progress;
     }
@@ -214,11 +214,11 @@ impl Session {
         let (cancel, image_len, mut progress) = (self.cancel.clone(), self.image_len(), self.progress.take());
         let mut given = Given { images, labels, image_len, done: 0, progress: progress.as_mut(), cancel: &cancel };
         let taken = self.live().and_then(|(engine, learner)| {
-            let before = learner.saved().clone();
+            learner.keep();
             match learner.step(engine, &mut given, labels.len(), &Flag(&cancel))? {
                 // What is not finite must not stay.
                 Outcome::Overflowed => {
-                    learner.roll_back(before)?;
+                    learner.undo();
                     Err(Error::Diverged(format!("the update of step {} overflowed; try a lower lr", step + 1)))
                 }
                 outcome => Ok((outcome, learner.state().skipped, learner.state().consecutive_skips)),

@@ -36,6 +36,15 @@ pub(crate) struct Learner {
     /// Of a linear head's matrix and bias.
     head_optimizers: Option<[Optimizer; 2]>,
     gradients: Gradients,
+    kept: Kept,
+}
+
+/// What a step changes, as it was.
+#[derive(Default)]
+struct Kept {
+    values: Vec<f32>,
+    /// Steps, updates, skips, and skips in a row.
+    counts: [u64; 4],
 }
 
 impl Learner {
@@ -73,8 +82,8 @@ impl Learner {
             _ => None,
         };
         let estimator = engine.guess(options.guess)?.map(|guess| Estimator::new(guess, options.seed, shape));
-        let gradients = Gradients::default();
-        Ok(Learner { state, pretrained, estimator, prompt_optimizer, head_optimizers, gradients })
+        let (gradients, kept) = Default::default();
+        Ok(Learner { state, pretrained, estimator, prompt_optimizer, head_optimizers, gradients, kept })
     }
 
     /// As of the last complete step; optimizers as of the last [`Learner::saved`].
@@ -110,6 +119,43 @@ impl Learner {
         }
         self.state = state;
         Ok(())
+    }
+
+    /// Keeps everything that a step changes, for [`Learner::undo`].
+    pub fn keep(&mut self) {
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.values.clear();
+        self.for_each_changed(|values| kept.values.extend_from_slice(values));
+        let state = &self.state;
+        kept.counts = [state.step, state.updates, state.skipped, state.consecutive_skips];
+        self.kept = kept;
+    }
+
+    /// Goes back to where it was [kept](Learner::keep).
+    pub fn undo(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        let mut from = kept.values.as_slice();
+        self.for_each_changed(|values| {
+            let (head, rest) = from.split_at(values.len());
+            values.copy_from_slice(head);
+            from = rest;
+        });
+        let state = &mut self.state;
+        [state.step, state.updates, state.skipped, state.consecutive_skips] = kept.counts;
+        self.kept = kept;
+    }
+
+    /// Parameters and optimizers, always in the same order.
+    fn for_each_changed(&mut self, mut each: impl FnMut(&mut [f32])) {
+        each(self.state.prompts.as_slice_mut().expect("prompts are row-major"));
+        self.prompt_optimizer.state_mut().into_iter().for_each(&mut each);
+        if let (Some(optimizers), Some(Head::Linear { weight, bias })) =
+            (&mut self.head_optimizers, &mut self.state.head)
+        {
+            each(weight.as_slice_mut().expect("row-major"));
+            each(bias.as_slice_mut().expect("contiguous"));
+            optimizers.iter_mut().flat_map(Optimizer::state_mut).for_each(each);
+        }
     }
 
     /// Whether a linear head is trained with the prompts.

@@ -73,6 +73,11 @@ impl Optimizer {
         names.iter().copied().zip([&self.first[..], &self.second[..]])
     }
 
+    /// The state vectors, to be changed.
+    pub(super) fn state_mut(&mut self) -> [&mut [f32]; 2] {
+        [&mut self.first, &mut self.second]
+    }
+
     /// Takes over saved state.
     ///
     /// # Errors

@@ -35,6 +35,9 @@ int main(int argc, char **argv) {
     OK(foretune_tune_dataset(model, argv[2], argv[3], &options, &dataset, &result));
     CHECK(result.step > 0 && result.skipped == 0 && result.val_accuracy >= 0.0 && result.images_per_second > 0.0);
     FAILS(foretune_tune_dataset(model, "/nowhere", argv[3], &options, NULL, NULL), FORETUNE_IO, "/nowhere");
+    /* Found out before the run, not after it. */
+    dataset.eval_every = UINT64_MAX;
+    FAILS(foretune_tune_dataset(model, argv[2], "/nowhere/adapter", &options, &dataset, NULL), FORETUNE_IO, "/nowhere/adapter");
     FAILS(foretune_tune_dataset(model, NULL, argv[3], NULL, NULL, NULL), FORETUNE_INVALID_ARGUMENT, "root is null");
     foretune_model_destroy(&model);
     return 0;
