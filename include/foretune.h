@@ -1136,70 +1136,6 @@ foretune_status foretune_session_predict(struct foretune_session *session,
                                          size_t logits_count);
 
 /**
- * Fits a prototype head to `count` labelled images alone: class means of the frozen model, and the temperature. Each class needs one
- * image at least. One thread at a time.
- *
- * Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head or a class without images.
- *
- * # Safety
- * As `foretune_session_step`.
- */
-foretune_status foretune_session_fit_head(struct foretune_session *session,
-                                          const struct foretune_image *images,
-                                          const uint32_t *labels,
-                                          size_t count);
-
-/**
- * Adds labelled images of known classes to a prototype head: their means move, the temperature stays. One image will do. One thread at
- * a time.
- *
- * Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head.
- *
- * # Safety
- * As `foretune_session_step`.
- */
-foretune_status foretune_session_add_examples(struct foretune_session *session,
-                                              const struct foretune_image *images,
-                                              const uint32_t *labels,
-                                              size_t count);
-
-/**
- * Adds a class called `name`, UTF-8, to a prototype head, and writes its number, which labels call it by, to `*class_id` (null: not). Its
- * logit is 0 until it has an example. One thread at a time.
- *
- * Errors: `FORETUNE_BAD_OPTIONS` for another head, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * Pointers are null or valid for the call.
- */
-foretune_status foretune_session_add_class(struct foretune_session *session,
-                                           const char *name,
-                                           uint32_t *class_id);
-
-/**
- * Writes the number of classes to `*count`. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * Pointers are null or valid for the call.
- */
-foretune_status foretune_session_class_count(const struct foretune_session *session, size_t *count);
-
-/**
- * Writes the name of class `index`, UTF-8, to `*name`; null if there is none. It holds until classes are added or a checkpoint is loaded.
- * One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * Pointers are null or valid for the call.
- */
-foretune_status foretune_session_class_name(const struct foretune_session *session,
-                                            size_t index,
-                                            const char **name);
-
-/**
  * Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
  * again. On a GPU weights stay. One thread at a time.
  *
@@ -1319,6 +1255,70 @@ foretune_status foretune_session_load_checkpoint(struct foretune_session *sessio
  * Pointers are null or valid for the call.
  */
 foretune_status foretune_session_read_checkpoint(struct foretune_session *session, const uint8_t *bytes, size_t size);
+
+/**
+ * Fits a prototype head to `count` labelled images alone: class means of the frozen model, and the temperature. Each class needs one
+ * image at least. One thread at a time.
+ *
+ * Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head or a class without images.
+ *
+ * # Safety
+ * As `foretune_session_step`.
+ */
+foretune_status foretune_session_fit_head(struct foretune_session *session,
+                                          const struct foretune_image *images,
+                                          const uint32_t *labels,
+                                          size_t count);
+
+/**
+ * Adds labelled images of known classes to a prototype head: their means move, the temperature stays. One image will do. One thread at
+ * a time.
+ *
+ * Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head.
+ *
+ * # Safety
+ * As `foretune_session_step`.
+ */
+foretune_status foretune_session_add_examples(struct foretune_session *session,
+                                              const struct foretune_image *images,
+                                              const uint32_t *labels,
+                                              size_t count);
+
+/**
+ * Adds a class called `name`, UTF-8, to a prototype head, and writes its number, which labels call it by, to `*class_id` (null: not). Its
+ * logit is 0 until it has an example. One thread at a time.
+ *
+ * Errors: `FORETUNE_BAD_OPTIONS` for another head, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_add_class(struct foretune_session *session,
+                                           const char *name,
+                                           uint32_t *class_id);
+
+/**
+ * Writes the number of classes to `*count`. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_class_count(const struct foretune_session *session, size_t *count);
+
+/**
+ * Writes the name of class `index`, UTF-8, to `*name`; null if there is none. It holds until classes are added or a checkpoint is loaded.
+ * One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_class_name(const struct foretune_session *session,
+                                            size_t index,
+                                            const char **name);
 
 /**
  * Text of the last call on this thread that failed, UTF-8: what was wrong, where, and what to do. Empty before the first. It holds

@@ -3,7 +3,7 @@
 use foretune::cpu::CpuOptions;
 use foretune::data::{Images, Pixels, Prepared, Preparer, Rgb, load_image};
 use foretune::engine::{self, Engine};
-use foretune::tune::{GuessKind, HeadKind, TuneOptions};
+use foretune::tune::{GuessKind, HeadKind, TrainState, TuneOptions, zero_linear_head};
 use foretune::{Classifier, Error, LoadOptions, Model, Predictor, Session, SessionOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,6 +99,13 @@ fn a_session_goes_on_from_its_checkpoint() {
     let mut other = session(TuneOptions { lr: 0.01, ..options() }, 6, 3);
     let error = other.load_checkpoint(&file).unwrap_err().to_string();
     assert!(error.contains("lr is 0.05 there, 0.01 here"), "{error}");
+
+    // Sound by its checksum, and not by what it says.
+    let mut state = TrainState::open(&file).unwrap();
+    state.head = Some(zero_linear_head(CLASSES - 1, model.spec.head_width()));
+    state.save(&file).unwrap();
+    let error = session(options(), 6, 3).load_checkpoint(&file).unwrap_err().to_string();
+    assert!(error.contains("does not fit its classes"), "{error}");
 }
 
 #[test]

@@ -13,6 +13,17 @@ pub(crate) unsafe trait Versioned: Copy {
     const NAME: &'static str;
 }
 
+/// Makes structs of this crate [`Versioned`], which they must be.
+macro_rules! versioned {
+    ($($name:ident),*) => {$(
+        // SAFETY: repr(C), begins with its size, and zeros are valid.
+        unsafe impl $crate::argument::Versioned for $name {
+            const NAME: &'static str = stringify!($name);
+        }
+    )*};
+}
+pub(crate) use versioned;
+
 /// A shared reference. Errors: it is null.
 ///
 /// # Safety

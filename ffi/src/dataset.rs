@@ -1,6 +1,6 @@
 //! A whole run over a data set, in one call.
 
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::model::foretune_model;
 use crate::options::{Given, Target, foretune_session_options, one_of};
@@ -10,7 +10,7 @@ use foretune::adapter::check_writable;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::engine::{self, NativeBackend};
 use foretune::memory::listing_bytes;
-use foretune::tune::{AugmentKind, Event, Job, Observer, Resources, Saving, Trained};
+use foretune::tune::{AugmentKind, Event, Job, Observer, Resources, Saving, Trained, TuneOptions};
 use foretune::{Error, Model};
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
@@ -87,17 +87,10 @@ pub struct foretune_result {
     pub images_per_second: f64,
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_dataset_options {
-    const NAME: &'static str = "foretune_dataset_options";
-}
-// SAFETY: as above.
-unsafe impl Versioned for foretune_result {
-    const NAME: &'static str = "foretune_result";
-}
+versioned!(foretune_dataset_options, foretune_result);
 
 fn defaults() -> foretune_dataset_options {
-    let foretune::tune::TuneOptions { val_fraction, eval_every, .. } = Default::default();
+    let TuneOptions { val_fraction, eval_every, .. } = TuneOptions::default();
     foretune_dataset_options {
         struct_size: size_of::<foretune_dataset_options>(),
         format: FORETUNE_FORMAT_FOLDER,
@@ -152,7 +145,7 @@ pub unsafe extern "C" fn foretune_tune_dataset(
     call(|| unsafe {
         let model = &argument::reference("model", model)?.model;
         let (root, adapter) = (argument::text("root", root)?, Path::new(argument::text("adapter", adapter)?));
-        let given = Given::run(options)?;
+        let given = Given::new(options, TuneOptions::default().steps)?;
         let data = argument::options(dataset, defaults())?;
         let checkpoint = argument::optional_text("checkpoint", data.checkpoint)?;
         if data.resume != 0 && checkpoint.is_none() {

@@ -1,6 +1,6 @@
 //! What library this is, and which devices it finds.
 
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::status::{Failure, foretune_status};
 use std::ffi::{CString, c_char};
@@ -27,10 +27,7 @@ pub struct foretune_device_info {
     pub name: [c_char; 128],
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_device_info {
-    const NAME: &'static str = "foretune_device_info";
-}
+versioned!(foretune_device_info);
 
 /// What `foretune_abi_version` returns of the library this header belongs to.
 pub const FORETUNE_ABI_VERSION: u32 = 1000;

@@ -19,6 +19,7 @@ mod plan;
 mod predictor;
 mod session;
 mod session_files;
+mod session_head;
 pub mod status;
 
 pub use allocator::foretune_allocator;
@@ -34,4 +35,5 @@ pub use plan::*;
 pub use predictor::*;
 pub use session::*;
 pub use session_files::*;
+pub use session_head::*;
 pub use status::*;

@@ -1,6 +1,6 @@
 //! Models: opened, asked, shared.
 
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::{call, destroy};
 use crate::output::Texts;
 use crate::status::{Result, foretune_status};
@@ -85,18 +85,7 @@ pub struct foretune_preprocess {
     pub std: [f32; 3],
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_model_options {
-    const NAME: &'static str = "foretune_model_options";
-}
-// SAFETY: as above.
-unsafe impl Versioned for foretune_model_spec {
-    const NAME: &'static str = "foretune_model_spec";
-}
-// SAFETY: as above.
-unsafe impl Versioned for foretune_preprocess {
-    const NAME: &'static str = "foretune_preprocess";
-}
+versioned!(foretune_model_options, foretune_model_spec, foretune_preprocess);
 
 /// Bytes that the host keeps.
 struct HostBytes(&'static [u8]);

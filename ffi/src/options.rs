@@ -1,17 +1,17 @@
 //! How a session learns and what it may use.
 
 use crate::allocator::foretune_allocator;
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::info::{FORETUNE_DEVICE_AUTO, FORETUNE_DEVICE_CPU};
 use crate::status::{Failure, Result, foretune_status};
 use foretune::Model;
 use foretune::backend::Precision;
-use foretune::cpu::CpuOptions;
+use foretune::cpu::{self, CpuOptions};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::memory::{Budget, Plan, Planned, Wishes};
-use foretune::tune::{GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use foretune::tune::{GuessKind, HeadKind, OptimizerKind, TuneOptions, usual_warmup};
 use std::ffi::{c_char, c_void};
 
 /// Storage and products in f32.
@@ -107,10 +107,7 @@ pub struct foretune_session_options {
     pub allocator: foretune_allocator,
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_session_options {
-    const NAME: &'static str = "foretune_session_options";
-}
+versioned!(foretune_session_options);
 
 pub(crate) fn defaults() -> foretune_session_options {
     let TuneOptions { tangents, prompts, insert_at, lr, head_lr, weight_decay, momentum, batch, seed, .. } =
@@ -160,6 +157,9 @@ pub unsafe extern "C" fn foretune_session_options_default(
     call(|| unsafe { argument::write_sized(options, struct_size, defaults()) })
 }
 
+/// Steps of a session that keeps its rate.
+pub(crate) const ENDLESS: u64 = u64::MAX;
+
 /// What computes.
 pub(crate) enum Target {
     Cpu,
@@ -177,41 +177,11 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Of a session. Errors: values that none of the options has.
+    /// `steps`: of the schedule, where the options leave them at 0. Errors: values that none of the options has.
     ///
     /// # Safety
     /// `options` is null or valid for the call, and what it points to as well.
-    pub unsafe fn session(options: *const foretune_session_options) -> Result<Self> {
-        // SAFETY: the caller's promise.
-        let mut given = unsafe { Given::new(options)? };
-        if given.raw.steps == 0 {
-            given.tune.steps = u64::MAX;
-        }
-        given.tune.warmup = match given.raw.warmup_steps {
-            FORETUNE_WARMUP_AUTO => (given.tune.steps / 10).min(20),
-            steps => steps,
-        };
-        Ok(given)
-    }
-
-    /// Of a run over a data set. Errors: as [`Given::session`].
-    ///
-    /// # Safety
-    /// As [`Given::session`].
-    pub unsafe fn run(options: *const foretune_session_options) -> Result<Self> {
-        // SAFETY: the caller's promise.
-        let mut given = unsafe { Given::new(options)? };
-        if given.raw.steps == 0 {
-            given.tune.steps = TuneOptions::default().steps;
-        }
-        given.tune.warmup = match given.raw.warmup_steps {
-            FORETUNE_WARMUP_AUTO => (given.tune.steps / 10).min(20),
-            steps => steps,
-        };
-        Ok(given)
-    }
-
-    unsafe fn new(options: *const foretune_session_options) -> Result<Self> {
+    pub unsafe fn new(options: *const foretune_session_options, steps: u64) -> Result<Self> {
         // SAFETY: the caller's promise.
         let raw = unsafe { argument::options(options, defaults())? };
         // SAFETY: as above.
@@ -221,6 +191,7 @@ impl Given {
             unsafe { argument::text("a class name", name) }.map(str::to_owned)
         });
         let precision = precision(raw.precision)?;
+        let steps = if raw.steps == 0 { steps } else { raw.steps };
         let tune = TuneOptions {
             guess: one_of(
                 "guess",
@@ -247,7 +218,8 @@ impl Given {
             head_lr: raw.head_lr,
             weight_decay: raw.weight_decay,
             momentum: raw.momentum,
-            steps: raw.steps,
+            steps,
+            warmup: if raw.warmup_steps == FORETUNE_WARMUP_AUTO { usual_warmup(steps) } else { raw.warmup_steps },
             batch: raw.batch as usize,
             seed: raw.seed,
             ..TuneOptions::default()
@@ -269,9 +241,9 @@ impl Given {
     pub fn micro_batch(&self) -> usize {
         match self.raw.micro_batch as usize {
             0 => match self.target {
-                Target::Cpu => self.tune.batch.min(16),
+                Target::Cpu => self.tune.batch.min(cpu::USUAL_MICRO_BATCH),
                 #[cfg(feature = "cuda")]
-                Target::Cuda(_) => self.tune.batch.min(256),
+                Target::Cuda(_) => self.tune.batch.min(cuda::USUAL_MICRO_BATCH),
             },
             given => given.min(self.tune.batch),
         }

@@ -1,9 +1,9 @@
 //! Bytes, before anything is made.
 
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::model::foretune_model;
-use crate::options::{Given, foretune_session_options};
+use crate::options::{ENDLESS, Given, foretune_session_options};
 use crate::status::foretune_status;
 use foretune::Error;
 
@@ -27,10 +27,7 @@ pub struct foretune_plan {
     pub reserved: u32,
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_plan {
-    const NAME: &'static str = "foretune_plan";
-}
+versioned!(foretune_plan);
 
 /// What a session with `options` (null: the defaults) on `model` would take, with `classes` classes: to `*plan`, whose `struct_size` is
 /// set. Nothing is made. Where the budget is too small, `*plan` names the smallest that works all the same. Any thread.
@@ -48,7 +45,8 @@ pub unsafe extern "C" fn foretune_plan_session(
 ) -> foretune_status {
     call(|| {
         // SAFETY: the caller's promise.
-        let (model, mut given) = unsafe { (&argument::reference("model", model)?.model, Given::session(options)?) };
+        let (model, mut given) =
+            unsafe { (&argument::reference("model", model)?.model, Given::new(options, ENDLESS)?) };
         let classes = classes.max(given.classes.len());
         let empty = foretune_plan {
             struct_size: 0,

@@ -1,7 +1,7 @@
 //! Predictors: a model and an adapter, for any number of threads.
 
 use crate::allocator::foretune_allocator;
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::{call, destroy};
 use crate::image::{self, foretune_image};
 use crate::info::FORETUNE_DEVICE_CPU;
@@ -51,10 +51,7 @@ pub struct foretune_predictor_options {
     pub allocator: foretune_allocator,
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_predictor_options {
-    const NAME: &'static str = "foretune_predictor_options";
-}
+versioned!(foretune_predictor_options);
 
 fn defaults() -> foretune_predictor_options {
     foretune_predictor_options {

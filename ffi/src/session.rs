@@ -1,10 +1,10 @@
 //! Sessions: prompts being tuned on what the host hands over.
 
-use crate::argument::{self, Versioned};
+use crate::argument::{self, versioned};
 use crate::guard::{Exclusive, call, destroy};
 use crate::image::{self, foretune_image};
 use crate::model::foretune_model;
-use crate::options::{Given, Target, foretune_session_options};
+use crate::options::{ENDLESS, Given, Target, foretune_session_options};
 use crate::output::Texts;
 use crate::status::{Failure, Result, foretune_status};
 use foretune::cpu::CpuBackend;
@@ -15,7 +15,7 @@ use foretune::engine::Native;
 use foretune::memory::{Allocate, Counted, Plan, System};
 use foretune::tune::HeadKind;
 use foretune::{Metrics, Model, Session, SessionOptions};
-use std::ffi::{c_char, c_void};
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -74,14 +74,7 @@ pub struct foretune_memory {
     pub device_peak: u64,
 }
 
-// SAFETY: repr(C), begins with its size, and zeros are valid.
-unsafe impl Versioned for foretune_metrics {
-    const NAME: &'static str = "foretune_metrics";
-}
-// SAFETY: as above.
-unsafe impl Versioned for foretune_memory {
-    const NAME: &'static str = "foretune_memory";
-}
+versioned!(foretune_metrics, foretune_memory);
 
 /// Called ahead of each micro-batch and at the end, on the thread that made the call, with the call's images that are done and all of
 /// them. Return 0 to stop the call, which then returns `FORETUNE_CANCELLED`, unless it is done. Of the session it may use
@@ -120,7 +113,7 @@ pub unsafe extern "C" fn foretune_session_create(
         // SAFETY: the caller's promise.
         let (out, model, given) = unsafe {
             let out = argument::output("session", session)?.write(std::ptr::null_mut());
-            (out, &argument::reference("model", model)?.model, Given::session(options)?)
+            (out, &argument::reference("model", model)?.model, Given::new(options, ENDLESS)?)
         };
         let classes = match given.tune.head {
             HeadKind::Pretrained => model.spec.classes,
@@ -186,7 +179,7 @@ pub(crate) unsafe fn with<R>(
     unsafe { argument::reference("session", session)? }.inner.with(body)
 }
 
-/// A call on a session and images of which `label_count` have labels.
+/// A call on a session and `count` images.
 ///
 /// # Safety
 /// As [`with`], and the pointers are null or as long as they say.
@@ -203,6 +196,24 @@ unsafe fn with_images<R>(
             let mut images = image::Given::new(images, count, &mut inner.preparer, crop)?;
             body(&mut inner.session, &mut images)
         })
+    }
+}
+
+/// A call on a session and `count` images with their labels.
+///
+/// # Safety
+/// As [`with_images`].
+pub(crate) unsafe fn with_labelled<R>(
+    session: *const foretune_session,
+    images: *const foretune_image,
+    labels: *const u32,
+    count: usize,
+    body: impl FnOnce(&mut Session, &mut image::Given, &[u32]) -> foretune::Result<R>,
+) -> Result<R> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let labels = argument::slice("labels", labels, count)?;
+        with_images(session, images, count, |session, images| Ok(body(session, images, labels)?))
     }
 }
 
@@ -225,8 +236,8 @@ pub unsafe extern "C" fn foretune_session_step(
 ) -> foretune_status {
     // SAFETY: the caller's promise.
     call(|| unsafe {
-        let labels = argument::slice("labels", labels, count)?;
-        let found = with_images(session, images, count, |session, images| Ok(session.step(images, labels)?))?;
+        let found =
+            with_labelled(session, images, labels, count, |session, images, labels| session.step(images, labels))?;
         if metrics.is_null() { Ok(()) } else { argument::write(metrics, describe(found)) }
     })
 }
@@ -273,116 +284,6 @@ pub unsafe extern "C" fn foretune_session_predict(
     call(|| unsafe {
         let logits = argument::slice_mut("logits", logits, logits_count)?;
         with_images(session, images, count, |session, images| Ok(session.predict(images, logits)?))
-    })
-}
-
-/// Fits a prototype head to `count` labelled images alone: class means of the frozen model, and the temperature. Each class needs one
-/// image at least. One thread at a time.
-///
-/// Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head or a class without images.
-///
-/// # Safety
-/// As `foretune_session_step`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_fit_head(
-    session: *mut foretune_session,
-    images: *const foretune_image,
-    labels: *const u32,
-    count: usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let labels = argument::slice("labels", labels, count)?;
-        with_images(session, images, count, |session, images| Ok(session.fit_head(images, labels)?))
-    })
-}
-
-/// Adds labelled images of known classes to a prototype head: their means move, the temperature stays. One image will do. One thread at
-/// a time.
-///
-/// Errors: as `foretune_session_step`; `FORETUNE_BAD_OPTIONS` for another head.
-///
-/// # Safety
-/// As `foretune_session_step`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_add_examples(
-    session: *mut foretune_session,
-    images: *const foretune_image,
-    labels: *const u32,
-    count: usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let labels = argument::slice("labels", labels, count)?;
-        with_images(session, images, count, |session, images| Ok(session.add_examples(images, labels)?))
-    })
-}
-
-/// Adds a class called `name`, UTF-8, to a prototype head, and writes its number, which labels call it by, to `*class_id` (null: not). Its
-/// logit is 0 until it has an example. One thread at a time.
-///
-/// Errors: `FORETUNE_BAD_OPTIONS` for another head, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_add_class(
-    session: *mut foretune_session,
-    name: *const c_char,
-    class_id: *mut u32,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let name = argument::text("name", name)?;
-        let class = with(session, |inner| {
-            let class = inner.session.add_class(name)?;
-            inner.names = Texts::new(inner.session.classes());
-            Ok(class)
-        })?;
-        if let Some(to) = class_id.as_mut() {
-            *to = class;
-        }
-        Ok(())
-    })
-}
-
-/// Writes the number of classes to `*count`. One thread at a time.
-///
-/// Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_class_count(
-    session: *const foretune_session,
-    count: *mut usize,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let found = with(session, |inner| Ok(inner.session.classes().len()))?;
-        argument::output("count", count)?.write(found);
-        Ok(())
-    })
-}
-
-/// Writes the name of class `index`, UTF-8, to `*name`; null if there is none. It holds until classes are added or a checkpoint is loaded.
-/// One thread at a time.
-///
-/// Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_class_name(
-    session: *const foretune_session,
-    index: usize,
-    name: *mut *const c_char,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let found = with(session, |inner| Ok(inner.names.get(index)))?;
-        argument::output("name", name)?.write(found);
-        Ok(())
     })
 }
 

@@ -310,7 +310,8 @@ pub trait Backend {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Adds the examples of head inputs `f` `[1+K, B, D]` to `out`, as [`crate::ops::loss::judge`] does. `work` is overwritten. Errors:
+    /// Adds the examples of head inputs `f` `[1+K, B, D]` with labels `[B]`, K `tangents`, to `out`, as
+    /// [`crate::ops::loss::judge`] does. `work`, of the size of the encoder's workspace, is overwritten. Errors:
     /// the device's own, or [`crate::Error::Shape`] when it has no room for so many classes.
     fn judge(
         &self,

@@ -3,7 +3,7 @@
 use super::args::Global;
 use super::job::ModelSource;
 use super::load;
-use foretune::cpu::CpuOptions;
+use foretune::cpu::{self, CpuOptions};
 use foretune::engine::{self, Engine};
 use foretune::memory::{Plan, Planned};
 use foretune::model::{Model, PromptLayout};
@@ -102,9 +102,9 @@ impl Target {
     /// Images a pass that more would not make much faster, of a batch of `batch`.
     pub(super) fn micro_batch(&self, batch: usize) -> usize {
         match self {
-            Target::Cpu(_) => batch.min(16),
+            Target::Cpu(_) => batch.min(cpu::USUAL_MICRO_BATCH),
             #[cfg(feature = "cuda")]
-            Target::Cuda(_) => batch.min(256),
+            Target::Cuda(_) => batch.min(cuda::USUAL_MICRO_BATCH),
         }
     }
 }

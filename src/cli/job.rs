@@ -12,7 +12,7 @@ use foretune::backend::Precision;
 use foretune::data::{Format, OpenOptions, Split};
 use foretune::memory::Budget;
 use foretune::model::LoadOptions;
-use foretune::tune::{HeadKind, TuneOptions};
+use foretune::tune::{HeadKind, TuneOptions, usual_warmup};
 use foretune::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -226,7 +226,7 @@ impl TuneJob {
             // Batches run on across the end of an epoch.
             Length::Epochs(epochs) => epochs.saturating_mul(examples as u64).div_ceil(self.options.batch as u64).max(1),
         };
-        let warmup = self.warmup.unwrap_or((steps / 10).min(20));
+        let warmup = self.warmup.unwrap_or(usual_warmup(steps));
         let options = TuneOptions { steps, warmup, ..self.options.clone() };
         options.validate()?;
         Ok(options)

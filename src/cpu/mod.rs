@@ -38,6 +38,9 @@ use pool::Pool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use vector::Vector;
 
+/// Examples a pass that more would not make much faster.
+pub const USUAL_MICRO_BATCH: usize = 16;
+
 /// How the CPU computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {

@@ -71,11 +71,10 @@ pub(super) fn logits(
         Head::Linear { weight, bias } => (weight, bias.as_slice(), None, 1.0),
         Head::Prototype { center, means, tau } => (means, None, Some(center), *tau),
     };
-    let center = center.map_or(&[][..], |center| center.as_slice().expect("vectors are contiguous"));
-    window.send(&gpu.stream, &[center], |address| {
+    let directions = |center| {
         let args = DirectionArgs {
             f: f.address,
-            center: if center.is_empty() { 0 } else { address },
+            center,
             out: rows,
             examples: narrow("examples", f.examples)?,
             first: narrow("examples", range.start)?,
@@ -86,7 +85,13 @@ pub(super) fn logits(
             Launch { grid: [narrow("examples", range.len())?, narrow("planes", planes)?, 1], block: 32, shared: 0 };
         // SAFETY: the twin; the caller checked both ends.
         unsafe { direction.launch(&gpu.stream, launch, &args) }
-    })?;
+    };
+    match center {
+        None => directions(0)?,
+        Some(center) => {
+            window.send(&gpu.stream, &[center.as_slice().expect("vectors are contiguous")], directions)?;
+        }
+    }
     let matrix = matrix.as_slice().expect("head matrices are row-major");
     let bias = bias.unwrap_or_default();
     let most = window.len() / (width + 1);

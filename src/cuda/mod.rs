@@ -52,6 +52,9 @@ use stream::Stream;
 use weights::Store;
 use window::Window;
 
+/// Examples a pass that more would not make much faster.
+pub const USUAL_MICRO_BATCH: usize = 256;
+
 /// How a GPU computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaOptions {

@@ -79,7 +79,10 @@ impl<T: Real> Judged<T> {
     }
 }
 
-/// Adds the examples of head inputs `f` `[1+K, B, D]` to `out`, one of `labels` for each. `tangents`: K.
+/// Adds the examples of head inputs `f` `[1+K, B, D]` with `labels` `[B]`, classes of `head`, to `out`. `tangents`: K.
+///
+/// # Panics
+/// When a label is not below the head's classes.
 pub fn judge<T: Real>(head: &Head, labels: &[u32], tangents: usize, f: &[T], out: &mut Judged<T>) {
     let (examples, classes) = (labels.len(), head.classes());
     out.values.resize((1 + tangents) * examples * classes, T::zero());

@@ -8,8 +8,8 @@ use crate::engine::{Engine, Native, NativeBackend};
 use crate::model::{Head, Model};
 use crate::ops::head;
 use crate::tune::{
-    GuessKind, HeadKind, Learner, Outcome, Prototypes, RunIdentity, Taught, TrainState, TuneOptions, initial_prompts,
-    zero_linear_head,
+    GuessKind, HeadKind, Learner, MOST_SKIPS, Outcome, Prototypes, RunIdentity, Taught, TrainState, TuneOptions,
+    initial_prompts, zero_linear_head,
 };
 use crate::{Error, Result};
 use given::{Flag, Given};
@@ -18,8 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What stands for the data set in a session's checkpoints.
 const GIVEN: &str = "given by the program";
-/// Steps in a row that may be skipped for values that are not finite; the next is an error.
-const MOST_SKIPS: u64 = 2;
 
 /// How a session learns and what it may use.
 #[derive(Clone, Debug)]
@@ -85,7 +83,7 @@ impl Session {
     /// for good.
     ///
     /// # Errors
-    /// [`Error::Options`] for options that contradict each other or the model, or that memory is short.
+    /// [`Error::Options`] for options that contradict each other or the model; [`Error::OutOfMemory`], or the backend's own.
     pub fn new<B: NativeBackend>(
         model: &Model,
         native: Arc<Native<B>>,
@@ -249,18 +247,13 @@ impl Session {
     pub fn predict(&mut self, images: &mut dyn Images, logits: &mut [f32]) -> Result<()> {
         let count = images.count();
         self.check(count, None, usize::MAX)?;
-        let head = self.head()?;
-        let classes = head.classes();
+        let classes = self.head()?.classes();
         if logits.len() != count * classes {
             let (expected, found) = (format!("{count}·{classes} values"), format!("{} values", logits.len()));
             return Err(Error::Shape { what: "logits", expected, found });
         }
-        let prompts = match self.options.tune.guess {
-            GuessKind::None => Vec::new(),
-            _ => self.state().prompts.iter().copied().collect(),
-        };
-        let inputs = self.head_inputs(images, &prompts)?;
-        head::dual(&head, count, 1, &inputs, logits, &mut Vec::new());
+        let inputs = self.head_inputs(images, self.options.tune.guess != GuessKind::None)?;
+        head::dual(self.head()?, count, 1, &inputs, logits, &mut Vec::new());
         Ok(())
     }
 
@@ -279,7 +272,7 @@ impl Session {
     /// As [`Session::step`]; [`Error::Options`] for another head.
     pub fn add_examples(&mut self, images: &mut dyn Images, labels: &[u32]) -> Result<()> {
         self.check(images.count(), Some(labels), usize::MAX)?;
-        let inputs = self.head_inputs(images, &[])?;
+        let inputs = self.head_inputs(images, false)?;
         self.prototypes()?.add(&inputs, labels);
         self.refresh_head()
     }
@@ -290,7 +283,7 @@ impl Session {
     /// As [`Session::add_examples`], and when a class has no example.
     pub fn fit_head(&mut self, images: &mut dyn Images, labels: &[u32]) -> Result<()> {
         self.check(images.count(), Some(labels), usize::MAX)?;
-        let inputs = self.head_inputs(images, &[])?;
+        let inputs = self.head_inputs(images, false)?;
         self.prototypes()?.fit(&inputs, labels)?;
         self.refresh_head()
     }
@@ -301,11 +294,11 @@ impl Session {
     }
 
     /// The head in use. Errors: there is none yet.
-    fn head(&mut self) -> Result<Head> {
+    fn head(&mut self) -> Result<&Head> {
         if self.taught.prototypes.is_some() && self.state().head.is_none() {
             return Err(Error::Options("there is no head yet; fit one, or add classes and examples".into()));
         }
-        Ok(self.live()?.1.head()?.clone())
+        self.live()?.1.head()
     }
 
     fn refresh_head(&mut self) -> Result<()> {
@@ -344,14 +337,15 @@ impl Session {
         self.cancel.store(false, Relaxed);
     }
 
-    /// Head inputs `[n, D]` of `images` under `prompts` (empty: the frozen model).
-    fn head_inputs(&mut self, images: &mut dyn Images, prompts: &[f32]) -> Result<Vec<f32>> {
+    /// Head inputs `[n, D]` of `images`: under the prompts, or of the frozen model.
+    fn head_inputs(&mut self, images: &mut dyn Images, prompted: bool) -> Result<Vec<f32>> {
         self.begin();
         let (len, width, step) = (self.image_len(), self.model.spec.head_width(), self.state().step);
         let (cancel, mut progress) = (self.cancel.clone(), self.progress.take());
         let count = images.count();
         let mut inputs = vec![0.0; count * width];
-        let ran = self.live().and_then(|(engine, _)| {
+        let ran = self.live().and_then(|(engine, learner)| {
+            let prompts = learner.state().prompts.as_slice().filter(|_| prompted).unwrap_or_default();
             let most = engine.most_examples();
             let mut batch = vec![0.0; most.min(count) * len];
             for (i, inputs) in inputs.chunks_mut(most * width).enumerate() {

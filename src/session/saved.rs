@@ -4,7 +4,7 @@ use super::{Live, Metrics, Session};
 use crate::adapter::{Adapter, Backbone};
 use crate::files::write_atomic;
 use crate::model::PromptLayout;
-use crate::tune::{HeadKind, TrainState};
+use crate::tune::{HeadKind, Prototypes, TrainState};
 use crate::{Error, Result, container};
 use ndarray::Array3;
 use std::path::Path;
@@ -28,7 +28,7 @@ impl Session {
         self.identify();
         let head = match self.options.tune.head {
             HeadKind::Pretrained => None,
-            _ => Some(self.head()?),
+            _ => Some(self.head()?.clone()),
         };
         let tune = &self.options.tune;
         let (spec, layout, state) = (&self.model.spec, tune.layout(), self.state());
@@ -89,6 +89,11 @@ impl Session {
         let taught = taught.ok_or_else(|| fail("this is the checkpoint of a run over a data set, not of a session"))?;
         if taught.prototypes.is_some() != self.taught.prototypes.is_some() {
             return Err(fail("it has another kind of head"));
+        }
+        let prototypes = taught.prototypes.as_ref().map(Prototypes::head);
+        let shape = (taught.classes.len(), self.model.spec.head_width());
+        if [&prototypes, &state.head].into_iter().flatten().any(|head| (head.classes(), head.width()) != shape) {
+            return Err(fail("its head does not fit its classes and this model; the file is damaged"));
         }
         let (step, skipped) = (state.step, state.skipped);
         let before = std::mem::replace(&mut self.live, Live::Trimmed(Box::new(state)));

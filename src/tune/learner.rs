@@ -8,6 +8,9 @@ use crate::engine::Engine;
 use crate::model::Head;
 use crate::{Error, Result};
 
+/// Steps in a row that may be skipped for values that are not finite; one more, and the run has diverged.
+pub(crate) const MOST_SKIPS: u64 = 2;
+
 /// Where a step's images come from, a micro-batch at a time.
 pub trait Feed {
     /// Puts up to `most` images into `batch`, whose contents are replaced; fewer only at the end of what there is. Returns how

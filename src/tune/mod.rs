@@ -25,9 +25,9 @@ pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
 pub use photos::{Batch, DecodeOptions, Photos};
 pub use prototype::Prototypes;
 pub use run::{Compare, Job, Resources, Scores, Splits, Trained, digest};
-pub use schedule::warmup_cosine;
+pub use schedule::{usual_warmup, warmup_cosine};
 pub use score::{HeadInputs, for_each_head_input, score};
 pub use tuner::{Saving, Tuner, zero_linear_head};
 
-pub(crate) use learner::{Learner, Outcome};
+pub(crate) use learner::{Learner, MOST_SKIPS, Outcome};
 pub(crate) use tuner::initial_prompts;

@@ -13,6 +13,11 @@ pub fn warmup_cosine(step: u64, warmup: u64, steps: u64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * done).cos())
 }
 
+/// Warm-up steps of a run of `steps` where nothing else is asked for.
+pub fn usual_warmup(steps: u64) -> u64 {
+    (steps / 10).min(20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::warmup_cosine;

@@ -1,7 +1,7 @@
 //! The training loop: batches → dual passes → (losses, L̇) → estimator → optimizer → prompts.
 
 use super::checkpoint::{Best, RunIdentity, TrainState};
-use super::learner::{Learner, Outcome};
+use super::learner::{Learner, MOST_SKIPS, Outcome};
 use super::order::requests;
 use super::photos::Photos;
 use super::score::score;
@@ -13,9 +13,6 @@ use crate::{Error, Result};
 use ndarray::{Array1, Array2, Array3};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Steps in a row that may be skipped for values that are not finite; the next stops the run.
-const MOST_SKIPS: u64 = 2;
 
 /// Where and how often a run saves itself.
 #[derive(Clone, Debug, Default)]
