@@ -2,6 +2,7 @@
 
 use crate::adapter::Adapter;
 use crate::data::Dataset;
+use crate::encoder::Input;
 use crate::engine::Engine;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::head;
@@ -94,7 +95,7 @@ impl Classifier {
             });
         }
         let mut inputs = vec![0.0; count * width];
-        engine.forward(images, &self.prompts, &mut inputs)?;
+        engine.forward(Input::Images(images), &self.prompts, &mut inputs)?;
         let mut logits = Array2::zeros((count, classes));
         let rows = logits.as_slice_mut().expect("new arrays are row-major");
         head::dual(&self.head, count, 1, &inputs, rows, &mut Vec::new());

@@ -8,7 +8,7 @@ use foretune::backend::Precision;
 use foretune::cpu::CpuOptions;
 use foretune::cpu::pool::Pool;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
-use foretune::encoder::Sizes;
+use foretune::encoder::{Input, Sizes};
 use foretune::engine::Engine;
 use foretune::guess;
 use foretune::memory::{Budget, Plan, Planned, Wishes, listing_bytes};
@@ -384,7 +384,7 @@ fn an_engine_and_its_guess_are_one_reservation() {
     }
     let images = vec![0.5; 2 * engine.image_len()];
     let mut inputs = vec![0.0; 2 * model.spec.head_width()];
-    Engine::forward(&mut engine, &images, &[], &mut inputs).unwrap();
+    Engine::forward(&mut engine, Input::Images(&images), &[], &mut inputs).unwrap();
     assert_eq!(reserved(), made);
 
     // An engine that was made for another guess has no room for this one, and says so.

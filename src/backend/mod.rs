@@ -152,6 +152,10 @@ pub trait Backend {
     fn precision(&self) -> Precision {
         Precision::F32
     }
+    /// What else decides them: the instruction set, or the device and what it computes with.
+    fn arithmetic(&self) -> String {
+        "reference".into()
+    }
     /// Runs `f` where operations find the backend's threads at hand. A pass is one such call.
     fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         f()

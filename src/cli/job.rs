@@ -9,7 +9,7 @@ use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
 use foretune::backend::Precision;
-use foretune::data::{Format, OpenOptions, Split};
+use foretune::data::{Format, OpenOptions, PrefixCacheOptions, Split};
 use foretune::memory::Budget;
 use foretune::model::LoadOptions;
 use foretune::tune::{HeadKind, TuneOptions, usual_warmup};
@@ -74,6 +74,7 @@ pub(super) struct TuneJob {
     pub(super) budget: Option<Budget>,
     pub(super) micro_batch: Option<usize>,
     pub(super) checkpoint_every: u64,
+    pub(super) prefix_cache: Option<PrefixCacheOptions>,
     pub(super) resume: bool,
     pub(super) evaluate: bool,
     pub(super) oracle: bool,
@@ -176,6 +177,8 @@ impl TuneJob {
             (steps, None) => Length::Steps(steps.unwrap_or(TuneOptions::default().steps)),
             (_, Some(epochs)) => Length::Epochs(epochs),
         };
+        let dir = run.prefix_cache.filter(|dir| dir.as_os_str() != "off");
+        let prefix_cache = dir.map(|dir| PrefixCacheOptions { dir, most_bytes: run.prefix_cache_size.0 });
         let options = TuneOptions {
             optimizer: training.optimizer,
             lr: training.lr,
@@ -187,6 +190,7 @@ impl TuneJob {
             seed: training.seed,
             val_fraction: training.val_fraction,
             eval_every: training.eval_every,
+            prefix_f16: prefix_cache.is_some(),
             // Placeholders until the training images have been counted.
             steps: 1,
             warmup: 0,
@@ -209,6 +213,7 @@ impl TuneJob {
             budget: run.budget,
             micro_batch: run.micro_batch,
             checkpoint_every: run.checkpoint_every,
+            prefix_cache,
             resume: run.resume,
             evaluate: !run.no_eval,
             oracle: run.oracle,

@@ -149,6 +149,7 @@ fn frozen(
         preprocess: model.preprocess.clone(),
         decode: resources.decode,
         seed: 0,
+        prefixes: None,
     };
     score(&mut engine, &photos, &dataset.items_of(Split::Test), &[], &classifier, "clean images", observer)
 }

@@ -32,6 +32,7 @@ pub(super) fn run(job: &EvalJob, global: &Global) -> Result<()> {
         preprocess: classifier.model.preprocess.clone(),
         decode: DecodeOptions { threads: wishes.decode_threads, ..DecodeOptions::default() },
         seed: 0,
+        prefixes: None,
     };
     let mut screen = Screen::new(global);
     let mut run = |prompts: &[f32], name| {

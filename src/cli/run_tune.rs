@@ -62,7 +62,8 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     }
     let plan = plan(&dataset, &options)?;
     let saving = Saving { path: Some(job.checkpoint.clone()), every: job.checkpoint_every };
-    let resources = Resources::of_plan(&plan, saving, job.resume);
+    let prefix_cache = job.prefix_cache.clone();
+    let resources = Resources { prefix_cache, ..Resources::of_plan(&plan, saving, job.resume) };
     interrupt::install("stopping after this step and saving a checkpoint; once more to stop at once")?;
     let mut screen = Screen::new(global);
     let run =

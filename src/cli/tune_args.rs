@@ -2,6 +2,7 @@
 
 use super::args::{DataArgs, ModelArgs, choice, count};
 use clap::{ArgGroup, Args};
+use foretune::data::PrefixCacheOptions;
 use foretune::memory::Budget;
 use foretune::tune::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
 use std::path::PathBuf;
@@ -123,7 +124,7 @@ pub(super) struct TrainingArgs {
     pub(super) eval_every: u64,
 }
 
-/// How the run is carried out; nothing here changes its result.
+/// How the run is carried out; nothing here changes its result but whether there is a prefix cache.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Run")]
 pub(super) struct RunArgs {
@@ -142,6 +143,16 @@ pub(super) struct RunArgs {
     /// The checkpoint stands beside the adapter: birds.safetensors has birds.checkpoint.safetensors.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) checkpoint_every: u64,
+    /// Keep on disk what the blocks ahead of --insert-at make of each image, and begin there from then on [default: off]
+    ///
+    /// Images that are kept are not decoded. Values are rounded to f16, whether they are read or have just been computed, so that the
+    /// result does not depend on what was kept; it is another than that of off. Needs --insert-at 1 or more and --augment none. A file
+    /// in the folder serves one model at one image size, block and instruction set, for all data sets. It may be deleted at any time.
+    #[arg(long, value_name = "DIR|off")]
+    pub(super) prefix_cache: Option<PathBuf>,
+    /// Most bytes that a file of --prefix-cache grows to; images beyond are computed every time
+    #[arg(long, value_name = "BYTES", default_value_t = Budget(PrefixCacheOptions::USUAL_BYTES), requires = "prefix_cache")]
+    pub(super) prefix_cache_size: Budget,
     /// Continue from the checkpoint, if there is one
     #[arg(long)]
     pub(super) resume: bool,

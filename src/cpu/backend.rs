@@ -32,6 +32,10 @@ impl Backend for CpuBackend {
         self.gemm.precision()
     }
 
+    fn arithmetic(&self) -> String {
+        self.gemm.arithmetic()
+    }
+
     fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
     }

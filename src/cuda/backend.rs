@@ -32,6 +32,11 @@ impl Backend for CudaBackend {
         self.precision
     }
 
+    fn arithmetic(&self) -> String {
+        let info = self.device.info();
+        format!("{} {:?}, driver {}, {}", info.name, info.capability, info.driver, self.products())
+    }
+
     fn replay(&self, recording: &mut Recording, operations: impl FnMut() -> Result<()>) -> Result<()> {
         replay::replay(self, recording, operations)
     }

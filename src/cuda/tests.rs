@@ -2,7 +2,7 @@
 
 use super::{CudaBackend, CudaOptions};
 use crate::backend::{Backend, Precision};
-use crate::encoder::Pass;
+use crate::encoder::{Input, Pass};
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::loss::{self, Judged};
@@ -96,7 +96,7 @@ fn pass(options: CudaOptions, chunk: usize, examples: usize) -> (Vec<f32>, u64) 
     // Run, captured, replayed: each finds everything where the one before left it.
     for round in 0..3 {
         let images: Vec<f32> = images.iter().map(|v| v + round as f32 / 8.0).collect();
-        let pass = Pass { images: &images, prompts: &prompts, tangents: 2 };
+        let pass = Pass { input: Input::Images(&images), prompts: &prompts, tangents: 2 };
         let mut draw = |set: usize, y: &mut [f32]| {
             y.iter_mut().enumerate().for_each(|(i, y)| *y = ((i * 7 + set) % 13) as f32 / 13.0 - 0.5);
             Ok(())

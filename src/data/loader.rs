@@ -2,7 +2,7 @@
 
 use super::augment::{Augment, Draw};
 use super::transform::Workspace;
-use super::{Item, Preprocess};
+use super::{Item, PrefixCache, Preprocess};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,12 +20,24 @@ pub struct Request {
     pub augment: Augment,
 }
 
+/// What a [`Loader`] delivers beside values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Index into the items.
+    pub item: usize,
+    /// Its label.
+    pub label: u32,
+    /// Whether the values are what a block reads of the image, as it was kept, instead of the image.
+    pub prefix: bool,
+}
+
 /// How far and how fast a [`Loader`] runs ahead. None of it changes what it delivers but `seed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderOptions {
     /// Decoding threads, at least 1.
     pub threads: usize,
-    /// Samples that may be decoded or in work ahead of the one delivered next, at least 1. Each holds 12·H·W bytes.
+    /// Samples that may be decoded or in work ahead of the one delivered next, at least 1. Each holds 12·H·W bytes, or those of a
+    /// kept prefix where there are any and they are more.
     pub ahead: usize,
     /// Most bytes that decoding one image may take, on each thread; an image that needs more is an error.
     pub decode_limit: u64,
@@ -46,6 +58,7 @@ type Requests = Box<dyn Iterator<Item = Request> + Send>;
 struct Shared {
     items: Arc<[Item]>,
     preprocess: Preprocess,
+    prefixes: Option<Arc<PrefixCache>>,
     seed: u64,
     decode_limit: u64,
     ahead: u64,
@@ -64,7 +77,7 @@ struct Queue {
     /// Samples delivered.
     delivered: u64,
     /// Finished samples, number n at n modulo `ahead`.
-    slots: Vec<Option<(Vec<f32>, Result<u32>)>>,
+    slots: Vec<Option<(Vec<f32>, Result<Sample>)>>,
     /// Buffers to reuse.
     free: Vec<Vec<f32>>,
     /// Set when the loader is dropped.
@@ -90,16 +103,32 @@ impl Loader {
         requests: impl Iterator<Item = Request> + Send + 'static,
         options: LoaderOptions,
     ) -> Result<Loader> {
+        Self::with_prefixes(items, preprocess, requests, options, None)
+    }
+
+    /// As [`Loader::new`]; images of which `prefixes` has a record are not decoded, it is delivered instead. The requests are then
+    /// without augmentation, and [`Loader::next_with`] tells the two apart.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn with_prefixes(
+        items: Arc<[Item]>,
+        preprocess: Preprocess,
+        requests: impl Iterator<Item = Request> + Send + 'static,
+        options: LoaderOptions,
+        prefixes: Option<Arc<PrefixCache>>,
+    ) -> Result<Loader> {
         preprocess.check().map_err(Error::Options)?;
         let image_len = preprocess.image_len();
         let (threads, ahead) = (options.threads.max(1), options.ahead.max(1));
         let mut free = Vec::new();
         for _ in 0..ahead {
             let mut buffer = Vec::new();
-            let bytes = ahead.saturating_mul(image_len).saturating_mul(size_of::<f32>());
+            let most = prefixes.as_ref().map_or(0, |prefixes| prefixes.values()).max(image_len);
+            let bytes = ahead.saturating_mul(most).saturating_mul(size_of::<f32>());
             let what = "decoded images waiting for their batch";
-            buffer.try_reserve_exact(image_len).map_err(|_| Error::OutOfMemory { bytes, what })?;
-            buffer.resize(image_len, 0.0);
+            buffer.try_reserve_exact(most).map_err(|_| Error::OutOfMemory { bytes, what })?;
+            buffer.resize(most, 0.0);
             free.push(buffer);
         }
         let queue = Queue {
@@ -113,6 +142,7 @@ impl Loader {
         let shared = Arc::new(Shared {
             items,
             preprocess,
+            prefixes,
             seed: options.seed,
             decode_limit: options.decode_limit,
             ahead: ahead as u64,
@@ -137,7 +167,8 @@ impl Loader {
     }
 
     /// Waits for the next sample and copies it to `pixels`, `[3, H, W]` normalised. Gives its label, or what is wrong with the
-    /// image (`pixels` is then unspecified, and the next call goes on with the next sample), or `None` after the last.
+    /// image (`pixels` is then unspecified, and the next call goes on with the next sample), or `None` after the last. For loaders
+    /// without prefixes.
     pub fn next_into(&mut self, pixels: &mut [f32]) -> Option<Result<u32>> {
         if pixels.len() != self.image_len {
             return Some(Err(Error::Shape {
@@ -146,17 +177,26 @@ impl Loader {
                 found: pixels.len().to_string(),
             }));
         }
+        self.next_with(|sample, values| {
+            pixels.copy_from_slice(values);
+            sample.label
+        })
+    }
+
+    /// Waits for the next sample and gives it and its values to `take`, which should be done with them soon. Gives what `take` does,
+    /// or what is wrong with the image, or `None` after the last.
+    pub fn next_with<R>(&mut self, take: impl FnOnce(Sample, &[f32]) -> R) -> Option<Result<R>> {
         let mut queue = self.shared.lock();
         loop {
             let slot = (queue.delivered % self.shared.ahead) as usize;
-            if let Some((buffer, label)) = queue.slots[slot].take() {
-                // The copy is short; the threads are decoding meanwhile.
-                pixels.copy_from_slice(&buffer);
+            if let Some((buffer, sample)) = queue.slots[slot].take() {
+                // A copy is short; the threads are decoding meanwhile.
+                let taken = sample.map(|sample| take(sample, &buffer));
                 queue.free.push(buffer);
                 queue.delivered += 1;
                 drop(queue);
                 self.shared.room.notify_one();
-                return Some(label);
+                return Some(taken);
             }
             if queue.requests.is_none() && queue.taken == queue.delivered {
                 return None;
@@ -192,6 +232,7 @@ impl Drop for Loader {
 /// A decoding thread.
 fn work(shared: &Shared) {
     let mut workspace = Workspace::new(shared.decode_limit);
+    let mut record = Vec::new();
     let mut queue = shared.lock();
     loop {
         while !queue.stop && queue.requests.is_some() && queue.taken - queue.delivered >= shared.ahead {
@@ -207,10 +248,15 @@ fn work(shared: &Shared) {
         queue.taken += 1;
         let mut buffer = queue.free.pop().unwrap_or_default();
         drop(queue);
-        buffer.resize(shared.preprocess.image_len(), 0.0);
-        let label = load(shared, request, &mut workspace, &mut buffer);
+        let sample = match find(shared, request.item, &mut record, &mut buffer) {
+            Some(sample) => Ok(sample),
+            None => {
+                buffer.resize(shared.preprocess.image_len(), 0.0);
+                load(shared, request, &mut workspace, &mut buffer)
+            }
+        };
         queue = shared.lock();
-        queue.slots[(number % shared.ahead) as usize] = Some((buffer, label));
+        queue.slots[(number % shared.ahead) as usize] = Some((buffer, sample));
         shared.ready.notify_one();
     }
     if !queue.stop {
@@ -222,7 +268,13 @@ fn work(shared: &Shared) {
     }
 }
 
-fn load(shared: &Shared, request: Request, workspace: &mut Workspace, buffer: &mut [f32]) -> Result<u32> {
+/// What is kept of an item's image.
+fn find(shared: &Shared, item: usize, record: &mut Vec<u8>, buffer: &mut Vec<f32>) -> Option<Sample> {
+    let (prefixes, label) = (shared.prefixes.as_ref()?, shared.items.get(item)?.label);
+    prefixes.read(item, record, buffer).then_some(Sample { item, label, prefix: true })
+}
+
+fn load(shared: &Shared, request: Request, workspace: &mut Workspace, buffer: &mut [f32]) -> Result<Sample> {
     let item = shared.items.get(request.item).ok_or_else(|| Error::Shape {
         what: "item of a load request",
         expected: format!("0..{}", shared.items.len()),
@@ -237,5 +289,5 @@ fn load(shared: &Shared, request: Request, workspace: &mut Workspace, buffer: &m
         let problem = "loading it failed inside Foretune; please report this with the image".into();
         Err(Error::Image { path: item.path.clone(), problem })
     })?;
-    Ok(item.label)
+    Ok(Sample { item: request.item, label: item.label, prefix: false })
 }

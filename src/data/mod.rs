@@ -13,6 +13,7 @@ mod loader;
 #[doc(hidden)]
 pub mod mat;
 mod parallel;
+mod prefix_cache;
 mod preprocess;
 mod resample;
 mod transform;
@@ -23,6 +24,7 @@ pub use dataset::{Dataset, Format, Item, OpenOptions, Problem, Split};
 pub use decode::{MAX_BYTES, MAX_PIXELS, MAX_SIDE, decode_bytes};
 pub(crate) use images::prepare_all;
 pub use images::{Images, Pixels, Prepared};
-pub use loader::{Loader, LoaderOptions, Request};
+pub use loader::{Loader, LoaderOptions, Request, Sample};
+pub use prefix_cache::{PrefixCache, PrefixCacheOptions, round_to_f16};
 pub use preprocess::{Interpolation, Preprocess, Resize};
 pub use transform::{Preparer, Rgb, decode_image, load_image};

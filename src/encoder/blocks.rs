@@ -18,19 +18,17 @@ pub(super) struct Recorded<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// All blocks, each over all chunks before the next. With `taped`, every block input from ℓ on is kept for the VJP. Says
-    /// whether y holds the final norm of the last block's `out`.
+    /// The blocks from `first` on, each over all chunks before the next. With `taped`, every block input from ℓ on is kept for the
+    /// VJP. Says whether y holds the final norm of the last block's `out`.
     pub(super) fn run_blocks(
         &mut self,
         chunks: &Chunks,
+        mut first: usize,
         prompts: &[B::Elem],
         tangents: &mut TangentSource<B::Elem>,
         taped: bool,
     ) -> Result<bool> {
         let (layout, depth) = (chunks.whole.layout, self.spec().depth);
-        let rows = (1 + chunks.whole.tangents) * chunks.whole.examples * chunks.whole.tokens;
-        let small = chunks.count == 1 && rows <= RECORDED_ROWS;
-        let mut first = 0;
         while first < depth {
             self.go_on()?;
             if let Some(set) = layout.entering(first) {
@@ -40,17 +38,23 @@ impl<B: Backend> Encoder<B> {
                 }
             }
             let end = (first + 1..depth).find(|&i| layout.entering(i).is_some()).unwrap_or(depth);
-            if small && !taped {
-                let backend = self.backend.clone();
-                let mut recording = self.take_recording(&chunks.whole, first);
-                backend.replay(&mut recording, || self.blocks(chunks, first..end, taped))?;
-                self.recordings.push(Recorded { geometry: chunks.whole.clone(), first, recording });
-            } else {
-                self.blocks(chunks, first..end, taped)?;
-            }
+            self.go_through(chunks, first..end, taped)?;
             first = end;
         }
         Ok(depth > 0 && self.next_norm(&self.weights, chunks, depth - 1).is_some())
+    }
+
+    /// The blocks `range`, ahead of none of which but the first prompts enter, recorded where they are small.
+    pub(super) fn go_through(&mut self, chunks: &Chunks, range: Range<usize>, taped: bool) -> Result<()> {
+        let rows = (1 + chunks.whole.tangents) * chunks.whole.examples * chunks.whole.tokens;
+        if taped || chunks.count > 1 || rows > RECORDED_ROWS {
+            return self.blocks(chunks, range, taped);
+        }
+        let (backend, first) = (self.backend.clone(), range.start);
+        let mut recording = self.take_recording(&chunks.whole, first);
+        backend.replay(&mut recording, || self.blocks(chunks, range.clone(), taped))?;
+        self.recordings.push(Recorded { geometry: chunks.whole.clone(), first, recording });
+        Ok(())
     }
 
     /// What is known of the blocks from `first` on. A call that fails forgets it.
@@ -62,11 +66,11 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    /// The blocks `range`, each over all chunks.
+    /// The blocks `range`, each over all chunks. What y holds ahead of the first is not looked at.
     fn blocks(&mut self, chunks: &Chunks, range: Range<usize>, taped: bool) -> Result<()> {
         let weights = self.weights.clone();
-        for i in range {
-            let normed = i > 0 && self.next_norm(&weights, chunks, i - 1).is_some();
+        for i in range.clone() {
+            let normed = i > range.start && self.next_norm(&weights, chunks, i - 1).is_some();
             let next = self.next_norm(&weights, chunks, i);
             for c in 0..chunks.count {
                 self.go_on()?;

@@ -11,17 +11,19 @@
 
 mod blocks;
 mod flops;
+mod input;
 mod layout;
 mod sizes;
 mod vjp;
 mod weights;
 
 pub use flops::{Flops, attention_flops};
+pub use input::Input;
 pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
 pub use weights::{Block, Weights, products, weight_bytes};
 
-use crate::backend::{At, Backend, Needs, PatchGrid};
+use crate::backend::{Backend, Needs};
 use crate::model::{FinalNorm, Head, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
 use crate::{Error, Result};
@@ -34,8 +36,8 @@ pub type TangentSource<'a, T> = dyn FnMut(usize, &mut [T]) -> Result<()> + Send 
 
 /// One pass's inputs.
 pub struct Pass<'a, T> {
-    /// `[B, c, H, W]`, normalised.
-    pub images: &'a [T],
+    /// The examples.
+    pub input: Input<'a, T>,
     /// `[S, p, d]`, or empty for the frozen model.
     pub prompts: &'a [T],
     /// Tangents K.
@@ -155,12 +157,6 @@ impl<B: Backend> Encoder<B> {
         self.most_tangents
     }
 
-    /// Values of one image.
-    pub fn image_len(&self) -> usize {
-        let spec = &self.weights.spec;
-        spec.channels * spec.image[0] * spec.image[1]
-    }
-
     /// Dual pass: head inputs `[1+K, B, D]`, plane 0 primal. `tangents` is asked once per prompt set, in order. Errors:
     /// shapes that do not fit, or the device's own.
     pub fn dual(
@@ -170,7 +166,7 @@ impl<B: Backend> Encoder<B> {
         head_input: &mut [B::Elem],
     ) -> Result<()> {
         let (width, planes) = (self.spec().head_width(), 1 + pass.tangents);
-        let examples = pass.images.len() / self.image_len();
+        let examples = self.count(pass.input)?;
         expect("head inputs", planes * examples * width, head_input.len())?;
         self.run(pass, tangents, |this, c, g| {
             let len = g.examples * width;
@@ -195,7 +191,7 @@ impl<B: Backend> Encoder<B> {
         labels: &[u32],
         judged: &mut Judged<B::Elem>,
     ) -> Result<()> {
-        expect("labels", pass.images.len() / self.image_len(), labels.len())?;
+        expect("labels", self.count(pass.input)?, labels.len())?;
         expect("columns of the head", self.spec().head_width(), head.width())?;
         judged.clear();
         let count = pass.tangents;
@@ -213,12 +209,9 @@ impl<B: Backend> Encoder<B> {
         mut each: impl FnMut(&mut Self, usize, &Geometry) -> Result<()>,
     ) -> Result<()> {
         let examples = self.examples(&pass)?;
-        let chunks = self.chunks(&pass, examples);
-        for (c, images) in pass.images.chunks(self.chunk * self.image_len()).enumerate() {
-            self.go_on()?;
-            self.embed(chunks.of(c), images, c)?;
-        }
-        let normed = self.run_blocks(&chunks, pass.prompts, tangents, false)?;
+        let chunks = self.chunks(self.layout(&pass), examples, pass.tangents);
+        let first = self.begin(&chunks, pass.input)?;
+        let normed = self.run_blocks(&chunks, first, pass.prompts, tangents, false)?;
         for c in 0..chunks.count {
             let g = chunks.of(c);
             self.pool(g, c, normed)?;
@@ -228,23 +221,15 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Forward pass without tangents: head inputs `[B, D]`.
-    pub fn forward(&mut self, images: &[B::Elem], prompts: &[B::Elem], head_input: &mut [B::Elem]) -> Result<()> {
-        self.dual(Pass { images, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
+    pub fn forward(&mut self, input: Input<B::Elem>, prompts: &[B::Elem], head_input: &mut [B::Elem]) -> Result<()> {
+        self.dual(Pass { input, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
     }
 
     /// Examples of a pass that fits.
     fn examples(&self, pass: &Pass<B::Elem>) -> Result<usize> {
-        let examples = pass.images.len() / self.image_len();
-        expect("images", examples * self.image_len(), pass.images.len())?;
+        let examples = self.count(pass.input)?;
         let layout = self.layout(pass);
         expect("prompts", layout.parameters(self.spec()), pass.prompts.len())?;
-        if examples == 0 || examples > self.most_examples {
-            return Err(Error::Shape {
-                what: "examples of a pass",
-                expected: format!("1..={}", self.most_examples),
-                found: examples.to_string(),
-            });
-        }
         if pass.tangents > self.most_tangents || (pass.tangents > 0 && layout.prompts == 0) {
             return Err(Error::Shape {
                 what: "tangents of a pass",
@@ -265,11 +250,11 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// How the examples of a pass go through the blocks.
-    fn chunks(&mut self, pass: &Pass<B::Elem>, examples: usize) -> Chunks {
-        let (layout, count) = (self.layout(pass), examples.div_ceil(self.chunk));
+    fn chunks(&mut self, layout: PromptLayout, examples: usize, tangents: usize) -> Chunks {
+        let count = examples.div_ceil(self.chunk);
         let last = examples - (count - 1) * self.chunk;
-        let whole = self.geometry(layout, examples.min(self.chunk), pass.tangents);
-        Chunks { whole, last: self.geometry(layout, last, pass.tangents), count }
+        let whole = self.geometry(layout, examples.min(self.chunk), tangents);
+        Chunks { whole, last: self.geometry(layout, last, tangents), count }
     }
 
     fn geometry(&mut self, layout: PromptLayout, examples: usize, tangents: usize) -> Arc<Geometry> {
@@ -280,23 +265,6 @@ impl<B: Backend> Encoder<B> {
         let geometry = Arc::new(Geometry::new(self.spec(), layout, examples, tangents));
         self.geometries.push(geometry.clone());
         geometry
-    }
-
-    /// Images of chunk `c` to the tokens block 0 reads, prompt rows left as they are.
-    fn embed(&mut self, g: &Geometry, images: &[B::Elem], c: usize) -> Result<()> {
-        let (backend, weights) = (&*self.backend, &*self.weights);
-        let spec = &weights.spec;
-        let grid = PatchGrid { channels: spec.channels, image: spec.image, patch: spec.patch };
-        let rows = g.examples * grid.len();
-        backend.patches(grid, g.examples, images, &mut self.work)?;
-        let patches = At::start(&self.work, grid.patch_len());
-        backend.linear(rows, rows, &weights.patch, 0..spec.width, patches, &mut self.y, 0)?;
-        backend.embed(&g.image, grid.len(), spec.width, &self.y, &weights.constant, &mut self.x[c])?;
-        if let Some(norm) = &weights.pre_norm {
-            backend.norm(&g.image, norm, &self.x[c], &mut self.y)?;
-            backend.scatter(&g.image, spec.width, &self.y, &mut self.x[c])?;
-        }
-        Ok(())
     }
 
     /// The final norms and pooling of chunk `c`: its head inputs. `normed`: see [`Encoder::run_blocks`].

@@ -3,7 +3,7 @@
 //! never calls it, and its memory grows with depth as theirs does not.
 
 use super::layout::{Chunks, Geometry};
-use super::{Block, Encoder, Pass, expect};
+use super::{Block, Encoder, Input, Pass, expect};
 use crate::backend::{At, Backend, Heads, Needs, Rows, hidden_columns};
 use crate::model::{ModelSpec, PromptLayout};
 use crate::weights::Element;
@@ -51,14 +51,14 @@ impl<B: Backend> Encoder<B> {
     /// inputs into their gradient (and may keep losses). Errors: as [`Encoder::dual`].
     pub fn gradient(
         &mut self,
-        images: &[B::Elem],
+        input: Input<B::Elem>,
         prompts: &[B::Elem],
         head_gradient: &mut HeadGradient<B::Elem>,
         grads: &mut [B::Elem],
     ) -> Result<()> {
-        let g = self.whole(images, prompts)?;
+        let g = self.whole(input, prompts)?;
         expect("gradients", g.examples * prompts.len(), grads.len())?;
-        self.record_forward(&g, images, prompts)?;
+        self.record_forward(&g, input, prompts)?;
 
         let len = g.examples * self.spec().head_width();
         let mut f = vec![B::Elem::zero(); len];
@@ -81,9 +81,10 @@ impl<B: Backend> Encoder<B> {
         block: usize,
         cotangent: &mut [B::Elem],
     ) -> Result<()> {
-        let g = self.whole(images, prompts)?;
+        let input = Input::Images(images);
+        let g = self.whole(input, prompts)?;
         expect("cotangent", g.examples * g.tokens * self.spec().width, cotangent.len())?;
-        self.record_forward(&g, images, prompts)?;
+        self.record_forward(&g, input, prompts)?;
         let mut tape = self.tape.take().expect("made by record_forward");
         let weights = self.weights.clone();
         let done = (|| {
@@ -97,23 +98,24 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Row sets of a pass whose examples all go through a block at once.
-    fn whole(&mut self, images: &[B::Elem], prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
-        let pass = Pass { images, prompts, tangents: 0 };
+    fn whole(&mut self, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
+        let pass = Pass { input, prompts, tangents: 0 };
         let examples = self.examples(&pass)?;
         if self.x.len() > 1 {
             let expected = format!("an engine for {} examples, all of which go through a block at once", self.chunk);
             let found = format!("one for {}", self.most_examples);
             return Err(Error::Shape { what: "engine of an exact gradient", expected, found });
         }
-        Ok(self.chunks(&pass, examples).whole)
+        Ok(self.chunks(self.layout(&pass), examples, 0).whole)
     }
 
-    fn record_forward(&mut self, g: &Arc<Geometry>, images: &[B::Elem], prompts: &[B::Elem]) -> Result<()> {
+    fn record_forward(&mut self, g: &Arc<Geometry>, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<()> {
         if self.tape.is_none() {
             self.tape = Some(self.new_tape()?);
         }
-        self.embed(g, images, 0)?;
-        let normed = self.run_blocks(&Chunks::one(g), prompts, &mut |_, _| Ok(()), true)?;
+        let chunks = Chunks::one(g);
+        let first = self.begin(&chunks, input)?;
+        let normed = self.run_blocks(&chunks, first, prompts, &mut |_, _| Ok(()), true)?;
         self.pool(g, 0, normed)
     }
 

@@ -6,7 +6,7 @@ pub use native::{Native, cpu};
 
 use crate::Result;
 use crate::backend::Backend;
-use crate::encoder::{HeadGradient, Pass, TangentSource};
+use crate::encoder::{HeadGradient, Input, Pass, TangentSource};
 use crate::guess::Guess;
 use crate::model::{Head, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
@@ -57,11 +57,15 @@ pub trait Engine {
     /// Exact gradient of each example's own loss to its own prompt copy, `[B, S, p, d]`. Errors: as [`Engine::dual`].
     fn gradient(
         &mut self,
-        images: &[f32],
+        input: Input<f32>,
         prompts: &[f32],
         head_gradient: &mut HeadGradient<f32>,
         grads: &mut [f32],
     ) -> Result<()>;
+
+    /// What block ℓ reads of `images` `[B, c, H, W]`, prompts left out: `out` `[B, T−p, d]`, for [`Input::Prefix`]. Errors: ℓ is 0,
+    /// or as [`Engine::dual`].
+    fn prefix(&mut self, images: &[f32], out: &mut [f32]) -> Result<()>;
 
     /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: the
     /// engine was not made with room for it.
@@ -71,7 +75,7 @@ pub trait Engine {
     fn set_cancel(&mut self, flag: Arc<AtomicBool>);
 
     /// Forward pass without tangents: head inputs `[B, D]`.
-    fn forward(&mut self, images: &[f32], prompts: &[f32], head_input: &mut [f32]) -> Result<()> {
-        self.dual(Pass { images, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
+    fn forward(&mut self, input: Input<f32>, prompts: &[f32], head_input: &mut [f32]) -> Result<()> {
+        self.dual(Pass { input, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
     }
 }

@@ -4,7 +4,7 @@ use super::{Engine, NativeBackend};
 use crate::Result;
 use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
-use crate::encoder::{Encoder, HeadGradient, Pass, TangentSource, Weights};
+use crate::encoder::{Encoder, HeadGradient, Input, Pass, TangentSource, Weights};
 use crate::guess::{self, Activation, Directional, Guess, WeightTranspose, weight_transpose};
 use crate::model::{Head, Model, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
@@ -108,12 +108,16 @@ impl<B: NativeBackend> Engine for Encoder<B> {
 
     fn gradient(
         &mut self,
-        images: &[f32],
+        input: Input<f32>,
         prompts: &[f32],
         head_gradient: &mut HeadGradient<f32>,
         grads: &mut [f32],
     ) -> Result<()> {
-        self.backend().clone().enter(|| Encoder::gradient(self, images, prompts, head_gradient, grads))
+        self.backend().clone().enter(|| Encoder::gradient(self, input, prompts, head_gradient, grads))
+    }
+
+    fn prefix(&mut self, images: &[f32], out: &mut [f32]) -> Result<()> {
+        self.backend().clone().enter(|| Encoder::prefix(self, images, out))
     }
 
     fn set_cancel(&mut self, flag: Arc<AtomicBool>) {

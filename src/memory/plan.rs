@@ -13,6 +13,8 @@ use serde::Serialize;
 
 /// Bytes of a parameter or activation.
 const F32: u64 = size_of::<f32>() as u64;
+/// Bytes of a value that is kept on disk.
+const F16: u64 = size_of::<half::f16>() as u64;
 /// Bytes of a term of a sum.
 const F64: u64 = size_of::<f64>() as u64;
 
@@ -191,7 +193,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         guess + carved(&buffers) + carved(&staging)
     };
     let Sizes { stream, work, pooled, staging, .. } = sizes;
-    vec![
+    let prefix = if options.prefix_f16 { spec.prefix_len() as u64 } else { 0 };
+    let mut lines = vec![
         Line {
             name: "weights",
             bytes: encoder::weight_bytes(model) + cpu::vector_bytes(spec) + cpu::resident_bytes(model, job.cpu),
@@ -209,10 +212,20 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         Line { name: "head", bytes: head_state.max(fit + head * F32) },
         Line { name: "exact gradient", bytes: exact },
         Line { name: "derivatives and losses", bytes: batch * (F32 + k.max(options.tangents as u64) * F32) },
-        Line { name: "decoding", bytes: decode.threads as u64 * decode.limit + decode.ahead as u64 * image * F32 },
+        Line {
+            name: "decoding",
+            bytes: decode.threads as u64 * decode.limit + decode.ahead as u64 * image.max(prefix) * F32,
+        },
         Line { name: "list of photos", bytes: job.listing },
         Line { name: "runtime", bytes: RUNTIME },
-    ]
+    ];
+    if prefix > 0 {
+        // Of a micro-batch, and what of it is computed; records in f16 where they are read and written; where each photo's is,
+        // which takes less than its entry in the list.
+        let records = (decode.threads as u64 + 1) * prefix * F16;
+        lines.push(Line { name: "prefixes", bytes: 2 * m * prefix * F32 + records + job.listing });
+    }
+    lines
 }
 
 /// Stacks, tables, tensor descriptions and messages: what is too small to be named.

@@ -43,7 +43,7 @@ impl PromptLayout {
     pub fn check(&self, spec: &ModelSpec) -> Result<()> {
         /// Tokens grow the stream; beyond this a typo is likelier than a wish.
         const MOST: usize = 4096;
-        if self.prompts > 0 && self.insert_at >= spec.depth {
+        if (self.prompts > 0 || self.insert_at > 0) && self.insert_at >= spec.depth {
             return Err(Error::Options(format!(
                 "--insert-at {}: the model has {} blocks; give 0..={}",
                 self.insert_at,

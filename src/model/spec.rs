@@ -116,6 +116,11 @@ impl ModelSpec {
         usize::from(self.class_token) + prompts + self.extra_tokens + self.patches()
     }
 
+    /// Values of what a block ahead of the prompts reads of one image: (T − p)·d.
+    pub fn prefix_len(&self) -> usize {
+        self.tokens(0) * self.width
+    }
+
     /// Head size.
     pub fn head_dim(&self) -> usize {
         self.width / self.heads

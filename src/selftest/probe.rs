@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::backend::Backend;
-use crate::encoder::{Encoder, Pass};
+use crate::encoder::{Encoder, Input, Pass};
 use crate::engine::Native;
 use crate::model::{Head, ModelSpec, Pooling, PromptLayout};
 use crate::ops::{head, loss};
@@ -70,7 +70,7 @@ impl<B: Backend> Probe<B> {
             }
             Ok(())
         };
-        let pass = Pass { images: &self.images, prompts: &self.prompts, tangents: k };
+        let pass = Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents: k };
         self.encoder.dual(pass, &mut source, &mut out)?;
         Ok(out)
     }
@@ -123,7 +123,7 @@ impl<B: Backend> Probe<B> {
             }
             Ok(())
         };
-        self.encoder.gradient(&self.images, &self.prompts, &mut source, &mut grads)?;
+        self.encoder.gradient(Input::Images(&self.images), &self.prompts, &mut source, &mut grads)?;
         Ok(to_f64(&grads))
     }
 

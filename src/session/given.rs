@@ -2,6 +2,7 @@
 
 use super::Progress;
 use crate::data::{Images, prepare_all};
+use crate::engine::Engine;
 use crate::tune::{Batch, Event, Feed, Observer};
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,7 +18,7 @@ pub(super) struct Given<'a> {
 }
 
 impl Feed for Given<'_> {
-    fn fill(&mut self, batch: &mut Batch, most: usize) -> Result<usize> {
+    fn fill(&mut self, _: &mut dyn Engine, batch: &mut Batch, most: usize) -> Result<usize> {
         if self.progress.as_mut().is_some_and(|go_on| !go_on(self.done, self.labels.len())) {
             self.cancel.store(true, Relaxed);
             return Err(Error::Interrupted { step: 0 });

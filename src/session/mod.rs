@@ -4,6 +4,7 @@ mod given;
 mod saved;
 
 use crate::data::{Images, Preprocess, prepare_all};
+use crate::encoder::Input;
 use crate::engine::{Engine, Native, NativeBackend};
 use crate::model::{Head, Model};
 use crate::ops::head;
@@ -23,7 +24,7 @@ const GIVEN: &str = "given by the program";
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     /// What decides the result. `batch` is the most examples of a step, `steps` the length of the cosine schedule (`u64::MAX`: the
-    /// rate stays). `augment`, `val_fraction` and `eval_every` are not looked at: the program chooses what it hands over.
+    /// rate stays). `augment`, `val_fraction`, `eval_every` and `prefix_f16` are not looked at: the program chooses what it hands over.
     pub tune: TuneOptions,
     /// Examples per pass; no bit depends on it.
     pub micro_batch: usize,
@@ -354,7 +355,7 @@ impl Session {
                 }
                 let batch = &mut batch[..inputs.len() / width * len];
                 prepare_all(images, i * most, len, batch)?;
-                engine.forward(batch, prompts, inputs)?;
+                engine.forward(Input::Images(batch), prompts, inputs)?;
             }
             if let Some(progress) = &mut progress {
                 progress(count, count);

@@ -79,7 +79,7 @@ impl Gradients {
                 return Err(Error::Interrupted { step: step.step });
             }
             let count = engine.most_examples().min(batch - first);
-            let filled = feed.fill(&mut self.batch, count)?;
+            let filled = feed.fill(engine, &mut self.batch, count)?;
             assert_eq!(filled, count, "a batch was promised");
             if options.guess == GuessKind::Backprop {
                 self.exact(engine, classifier, prompts)?;
@@ -133,7 +133,7 @@ impl Gradients {
         let examples = first..first + count;
         // Without prompts there is nothing to tune in front of the head: the frozen model runs.
         let prompts = if engine.layout().prompts == 0 { &[] } else { step.prompts };
-        let pass = Pass { images: &self.batch.images, prompts, tangents: range.len() };
+        let pass = Pass { input: self.batch.input(), prompts, tangents: range.len() };
         let mut draw = |set: usize, out: &mut [f32]| match &mut estimator {
             Some(estimator) => estimator.tangents(step.step, set, range.clone(), examples.clone(), out),
             None => Ok(()),
@@ -152,8 +152,10 @@ impl Gradients {
 
     /// Exact gradients of the micro-batch.
     fn exact(&mut self, engine: &mut dyn Engine, classifier: &Head, prompts: &[f32]) -> Result<()> {
-        let (images, mut exact) = (std::mem::take(&mut self.batch.images), std::mem::take(&mut self.exact));
-        exact.resize(self.batch.labels.len() * prompts.len(), 0.0);
+        let labels = std::mem::take(&mut self.batch.labels);
+        let (batch, mut exact) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.exact));
+        exact.resize(labels.len() * prompts.len(), 0.0);
+        self.batch.labels = labels;
         let mut slope = |f: &[f32], df: &mut [f32]| {
             self.judged.clear();
             loss::judge(classifier, &self.batch.labels, 0, f, &mut self.judged);
@@ -165,11 +167,12 @@ impl Gradients {
             }
             Ok(())
         };
-        let done = engine.gradient(&images, prompts, &mut slope, &mut exact);
+        let done = engine.gradient(batch.input(), prompts, &mut slope, &mut exact);
         for gradient in exact.chunks_exact(prompts.len().max(1)) {
             self.exact_sum.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += f64::from(g));
         }
-        (self.batch.images, self.exact) = (images, exact);
+        self.exact = exact;
+        (self.batch.images, self.batch.prefix) = (batch.images, batch.prefix);
         done
     }
 

@@ -14,8 +14,9 @@ pub(crate) const MOST_SKIPS: u64 = 2;
 /// Where a step's images come from, a micro-batch at a time.
 pub trait Feed {
     /// Puts up to `most` images into `batch`, whose contents are replaced; fewer only at the end of what there is. Returns how
-    /// many. Errors: an image cannot be had.
-    fn fill(&mut self, batch: &mut Batch, most: usize) -> Result<usize>;
+    /// many. `engine` computes what blocks ahead of the prompts make of them, where that is handed over in their place. Errors: an
+    /// image cannot be had, or the engine's own.
+    fn fill(&mut self, engine: &mut dyn Engine, batch: &mut Batch, most: usize) -> Result<usize>;
 }
 
 /// What became of a step.

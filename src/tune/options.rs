@@ -113,6 +113,10 @@ pub struct TuneOptions {
     pub val_fraction: f64,
     /// Steps between evaluations on the validation split; 0 for only at the end.
     pub eval_every: u64,
+    /// Passes begin at block `insert_at`, ahead of which nothing is tuned, with what it reads of an image rounded to f16: as it is kept
+    /// by [`Resources::prefix_cache`](super::Resources::prefix_cache), and whether it is or not.
+    #[serde(default)]
+    pub prefix_f16: bool,
 }
 
 impl Default for TuneOptions {
@@ -136,6 +140,7 @@ impl Default for TuneOptions {
             seed: 0,
             val_fraction: 0.1,
             eval_every: 50,
+            prefix_f16: false,
         }
     }
 }
@@ -175,6 +180,23 @@ impl TuneOptions {
                 "steps is {steps} and warmup {warmup}; a run needs at least one step and no more of them to warm up"
             )));
         }
-        Ok(())
+        self.check_prefix()
+    }
+
+    /// Checks that what is to be kept of an image, if anything, is always the same. Errors: [`Error::Options`].
+    pub(super) fn check_prefix(&self) -> Result<()> {
+        let problem = match (self.prefix_f16, self.insert_at, self.augment) {
+            (false, ..) => return Ok(()),
+            (_, 0, _) => {
+                "insert-at is 0: no block is ahead of the prompts, so that a prefix cache has nothing to keep; give --insert-at a \
+                 block further on, or leave out --prefix-cache"
+            }
+            (.., AugmentKind::None) => return Ok(()),
+            _ => {
+                "a prefix cache keeps what a block reads of an image, and augmentation makes that another image every time; give \
+                 --augment none, or leave out --prefix-cache"
+            }
+        };
+        Err(Error::Options(problem.into()))
     }
 }

@@ -2,19 +2,21 @@
 
 use super::checkpoint::{RunIdentity, TrainState};
 use super::photos::{DecodeOptions, Photos};
+use super::prefixes::Prefixes;
 use super::score::score;
 use super::tuner::{Saving, Tuner, zero_linear_head};
 use super::{GuessKind, HeadKind, Observer, Score, TuneOptions, prototype};
 use crate::adapter::{Adapter, Backbone};
 use crate::backend::Backend;
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, PrefixCache, PrefixCacheOptions, Split};
 use crate::encoder::Encoder;
 use crate::engine::{Native, NativeBackend};
 use crate::memory::Plan;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, PromptLayout};
 use crate::{Error, Result};
 use ndarray::Array3;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What a run may use; none of it changes the result.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Resources {
     pub saving: Saving,
     /// Continue from the checkpoint in `saving` when there is one.
     pub resume: bool,
+    /// Where what [`TuneOptions::prefix_f16`] rounds is kept; without, it is computed every time.
+    pub prefix_cache: Option<PrefixCacheOptions>,
 }
 
 impl Default for Resources {
@@ -43,6 +47,7 @@ impl Default for Resources {
             decode: DecodeOptions::default(),
             saving: Saving::default(),
             resume: false,
+            prefix_cache: None,
         }
     }
 }
@@ -51,7 +56,7 @@ impl Resources {
     /// What `plan` allows.
     pub fn of_plan(plan: &Plan, saving: Saving, resume: bool) -> Self {
         let Plan { micro_batch, tangents_per_pass, keep, decode, .. } = *plan;
-        Resources { micro_batch, tangents_per_pass, keep, decode, saving, resume }
+        Resources { micro_batch, tangents_per_pass, keep, decode, saving, resume, prefix_cache: None }
     }
 }
 
@@ -178,7 +183,7 @@ impl<B: NativeBackend> Job<'_, B> {
             _ => options.tangents.min(self.resources.tangents_per_pass.max(1)),
         };
         let mut engine =
-            self.native.engine_with_guess(options.layout(), self.micro_batch(), tangents, options.guess)?;
+            self.native.engine_with_guess(placement(options), self.micro_batch(), tangents, options.guess)?;
         let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
         let state = tuner.run(observer)?.clone();
         let (images_per_second, stalled) = (tuner.images_per_second(), tuner.stalled());
@@ -225,23 +230,51 @@ impl<B: NativeBackend> Job<'_, B> {
         if photos.is_empty() {
             return Ok(None);
         }
-        let mut engine = self.native.engine(adapter.layout(), self.micro_batch(), 0)?;
+        let layout = PromptLayout { insert_at: placement(self.options).insert_at, ..adapter.layout() };
+        let mut engine = self.native.engine(layout, self.micro_batch(), 0)?;
         let head = adapter.head.clone().map_or_else(|| self.pretrained(), Ok)?;
         let prompts = adapter.prompts.as_slice().expect("prompts are row-major");
-        score(&mut engine, &self.photos(), photos, prompts, &head, name, observer).map(Some)
+        let all = self.photos(&adapter.backbone.fingerprint)?;
+        score(&mut engine, &all, photos, prompts, &head, name, observer).map(Some)
     }
 
     fn micro_batch(&self) -> usize {
         self.resources.micro_batch.max(1)
     }
 
-    fn photos(&self) -> Photos {
-        Photos {
-            items: self.dataset.items.clone(),
-            preprocess: self.model.preprocess.clone(),
-            decode: self.resources.decode,
-            seed: self.options.seed,
-        }
+    /// `fingerprint`: the backbone's.
+    fn photos(&self, fingerprint: &str) -> Result<Photos> {
+        let items = self.dataset.items.clone();
+        let prefixes = match (self.options.prefix_f16, &self.resources.prefix_cache) {
+            (false, None) => None,
+            (false, Some(_)) => {
+                let problem = "a prefix cache is for runs whose options have prefix_f16: it holds rounded values";
+                return Err(Error::Options(problem.into()));
+            }
+            (true, cache) => {
+                self.options.check_prefix()?;
+                let (key, values) = (self.prefix_key(fingerprint), self.model.spec.prefix_len());
+                let open = |cache| PrefixCache::open(cache, key, &items, values).map(Arc::new);
+                Some(Prefixes::new(items.clone(), cache.as_ref().map(open).transpose()?))
+            }
+        };
+        let (preprocess, decode) = (self.model.preprocess.clone(), self.resources.decode);
+        Ok(Photos { items, preprocess, decode, seed: self.options.seed, prefixes })
+    }
+
+    /// Stands for all that decides the values of a prefix but the image: the program's version, which may compute otherwise; the
+    /// backbone, the image's size and preprocessing; ℓ; and the arithmetic, whose last bits differ between instruction sets.
+    fn prefix_key(&self, fingerprint: &str) -> [u8; 32] {
+        let parts = serde_json::json!([
+            env!("CARGO_PKG_VERSION"),
+            fingerprint,
+            self.model.spec.image,
+            self.model.preprocess,
+            self.options.insert_at,
+            self.native.precision(),
+            self.native.backend().arithmetic(),
+        ]);
+        *blake3::hash(parts.to_string().as_bytes()).as_bytes()
     }
 
     /// The checkpoint's own classifier, refused when the data has labels it lacks.
@@ -280,11 +313,12 @@ impl<B: NativeBackend> Job<'_, B> {
         saving: Saving,
         observer: &mut dyn Observer,
     ) -> Result<Tuner<'e>> {
-        let photos = self.photos();
+        let fingerprint = self.model.fingerprint();
+        let photos = self.photos(&fingerprint)?;
         let [train, val] = [Split::Train, Split::Val].map(|split| self.dataset.items_of(split));
         let identity = RunIdentity {
             options: options.clone(),
-            fingerprint: self.model.fingerprint(),
+            fingerprint,
             dataset: digest(self.dataset),
             preprocess: self.model.preprocess.clone(),
             precision: self.native.precision(),
@@ -330,4 +364,10 @@ impl<B: NativeBackend> Job<'_, B> {
             backbone: Backbone::new(&self.model.spec, &self.model.fingerprint()),
         }
     }
+}
+
+/// Where prompts enter; without any, where passes over prefixes begin.
+fn placement(options: &TuneOptions) -> PromptLayout {
+    let layout = options.layout();
+    PromptLayout { insert_at: if options.prefix_f16 { options.insert_at } else { layout.insert_at }, ..layout }
 }

@@ -33,12 +33,12 @@ pub fn for_each_head_input(
         if observer.cancelled() {
             return Err(Error::Interrupted { step: 0 });
         }
-        let count = loader.fill(&mut batch, most)?;
+        let count = loader.fill(engine, &mut batch, most)?;
         if count == 0 {
             return Ok(());
         }
         let inputs = &mut inputs[..count * width];
-        engine.forward(&batch.images, prompts, inputs)?;
+        engine.forward(batch.input(), prompts, inputs)?;
         each(inputs, &batch.labels)?;
         done += count;
         observer.event(&Event::Progress { done });

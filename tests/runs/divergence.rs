@@ -4,7 +4,7 @@ use crate::common::{Bench, failure, success};
 use foretune::backend::Precision;
 use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
-use foretune::encoder::{HeadGradient, Pass, TangentSource};
+use foretune::encoder::{HeadGradient, Input, Pass, TangentSource};
 use foretune::engine::{self, Engine};
 use foretune::guess::Guess;
 use foretune::model::{Head, ModelSpec, PromptLayout};
@@ -72,8 +72,12 @@ impl Engine for Spoiled<'_> {
         Ok(())
     }
 
-    fn gradient(&mut self, _: &[f32], _: &[f32], _: &mut HeadGradient<f32>, _: &mut [f32]) -> Result<()> {
+    fn gradient(&mut self, _: Input<f32>, _: &[f32], _: &mut HeadGradient<f32>, _: &mut [f32]) -> Result<()> {
         unreachable!("only the oracle asks for it")
+    }
+
+    fn prefix(&mut self, images: &[f32], out: &mut [f32]) -> Result<()> {
+        self.inner.prefix(images, out)
     }
 
     fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
@@ -124,6 +128,7 @@ fn run(passes: &[usize], plane: usize, value: f32) -> (Result<TrainState>, Seen,
         preprocess: model.preprocess.clone(),
         decode: DecodeOptions::default(),
         seed: options.seed,
+        prefixes: None,
     };
     let identity = RunIdentity {
         options,

@@ -15,7 +15,7 @@ pub(super) use args::BenchArgs;
 use ceiling::Ceiling;
 use foretune::backend::{Backend, Needs};
 use foretune::cpu::{self, CpuBackend, CpuOptions};
-use foretune::encoder::{Encoder, Flops, Pass, Sizes};
+use foretune::encoder::{Encoder, Flops, Input, Pass, Sizes};
 use foretune::engine::Native;
 use foretune::memory::Budget;
 use foretune::model::{LoadOptions, Model, PromptLayout, SynthDtype, SynthNames, synthesise};
@@ -180,7 +180,7 @@ impl Inputs {
                 Ok(())
             };
             let start = Instant::now();
-            engine.dual(Pass { images: &self.images, prompts: &self.prompts, tangents }, &mut fill, &mut out)?;
+            engine.dual(Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents }, &mut fill, &mut out)?;
             Ok(start.elapsed().as_secs_f64())
         };
         // The first touches new memory.

@@ -222,6 +222,12 @@ impl Gemm {
         if self.kernels.format() == Format::F32 { Precision::F32 } else { Precision::Bf16 }
     }
 
+    /// What else decides the bits of products.
+    pub fn arithmetic(&self) -> String {
+        let tiles = if self.kernels.uses_tiles() { ", AMX tiles" } else { "" };
+        format!("{} {}{tiles}", std::env::consts::ARCH, self.isa.name())
+    }
+
     /// The scratch of thread `worker`: a panic while it was held leaves only scratch values behind.
     pub(super) fn scratch(&self, worker: usize) -> MutexGuard<'_, Buffer> {
         self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner)
