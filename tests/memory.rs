@@ -2,88 +2,25 @@
 //! by allocation.
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
 use common::Vit;
+use counting::{ALLOCATIONS, ARENA_BYTES, ARENAS, COMPUTES, Counting, LIVE, PEAK, WATCHED};
 use foretune::backend::Precision;
 use foretune::cpu::CpuOptions;
 use foretune::cpu::pool::Pool;
-use foretune::data::{Dataset, Format, OpenOptions, Split};
+use foretune::data::{Dataset, Format, OpenOptions, PrefixCacheOptions, Split};
 use foretune::encoder::{Input, Sizes};
 use foretune::engine::Engine;
 use foretune::guess;
 use foretune::memory::{Budget, Plan, Planned, Wishes, listing_bytes};
 use foretune::model::{LoadOptions, Model, PromptLayout, SynthArch, SynthDtype, SynthNames, synthesise};
-use foretune::tune::{Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
+use foretune::tune::{AugmentKind, Event, GuessKind, HeadKind, Job, Observer, Resources, Saving, TuneOptions};
 use foretune::{Error, engine};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-
-/// Counts live bytes and their peak, the allocations of arenas, and those on computing threads.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// Reservations, and their bytes: nothing else is aligned to a cache line.
-static ARENAS: AtomicUsize = AtomicUsize::new(0);
-static ARENA_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// Whether the allocations of computing threads are being counted.
-static WATCHED: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    /// Whether this thread computes; looked up when it first allocates under watch.
-    static COMPUTES: Cell<Option<bool>> = const { Cell::new(None) };
-}
-
-/// The pool's threads compute, those that decode do not, and the loop's own says so itself.
-fn computes() -> bool {
-    COMPUTES.with(|known| {
-        known.get().unwrap_or_else(|| {
-            let computes = pool_thread();
-            known.set(Some(computes));
-            computes
-        })
-    })
-}
-
-/// Asked of the system, for the standard library may allocate to tell a thread's name.
-#[cfg(target_os = "linux")]
-fn pool_thread() -> bool {
-    let mut name = [0u8; 16];
-    // SAFETY: the system writes at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    name.strip_prefix(b"foretune-").is_some_and(|rest| rest[0].is_ascii_digit())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pool_thread() -> bool {
-    false
-}
-
-// SAFETY: every call is the system allocator's; only numbers are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
-        PEAK.fetch_max(live, Relaxed);
-        if layout.align() == 64 {
-            ARENAS.fetch_add(1, Relaxed);
-            ARENA_BYTES.fetch_add(layout.size(), Relaxed);
-        }
-        if WATCHED.load(Relaxed) && computes() {
-            ALLOCATIONS.fetch_add(1, Relaxed);
-        }
-        // SAFETY: as promised by the caller.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as promised by the caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use std::sync::atomic::Ordering::Relaxed;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -140,6 +77,23 @@ fn run(
     cpu: CpuOptions,
     budget: Option<Budget>,
 ) -> (u64, Plan) {
+    run_with(model, image, data, options, cpu, budget, None)
+}
+
+fn cache_in(dir: &Path) -> PrefixCacheOptions {
+    PrefixCacheOptions { dir: dir.to_owned(), most_bytes: 1 << 30 }
+}
+
+/// As [`run`], with a prefix cache in a folder.
+fn run_with(
+    model: &Path,
+    image: usize,
+    data: &Path,
+    options: &TuneOptions,
+    cpu: CpuOptions,
+    budget: Option<Budget>,
+    cache: Option<&Path>,
+) -> (u64, Plan) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let plan = {
@@ -147,7 +101,8 @@ fn run(
         let model = Model::open(model, &load).unwrap();
         let dataset = Dataset::open(data, Format::Folder, &OpenOptions::default()).unwrap();
         let plan = planned(&model, &dataset, options, cpu, budget).unwrap();
-        let resources = Resources::of_plan(&plan, Saving::default(), false);
+        let prefix_cache = cache.map(cache_in);
+        let resources = Resources { prefix_cache, ..Resources::of_plan(&plan, Saving::default(), false) };
         let native = engine::cpu(&model, cpu).unwrap();
         let job =
             Job { model: &model, native: &native, dataset: &dataset, options, resources: &resources, head_from: None };
@@ -223,6 +178,29 @@ fn half_of_what_the_exact_gradient_takes_or_less() {
     });
     println!("ViT-B/16, one image a pass: {ours} bytes, exact gradient {exact}");
     assert!(ours * 2 <= exact, "{ours} bytes against {exact}");
+}
+
+/// Cold, and then warm.
+#[test]
+fn a_prefix_cache_is_planned_for() {
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let [data, model, cache] = ["data", "base", "cache"].map(|name| folder.path().join(name));
+    photos(&data, [256, 256]);
+    synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
+    let opened = Model::open(&model, &LoadOptions::default()).unwrap();
+    let without = TuneOptions { augment: AugmentKind::None, insert_at: 10, ..options(3, 1) };
+    let with = TuneOptions { prefix_f16: true, ..without.clone() };
+    let smallest_with = smallest(&opened, &data, &with);
+    let more = smallest_with.0 - smallest(&opened, &data, &without).0;
+    // A micro-batch of one: its values and those being computed, one that waits for its turn, one read and one written in f16.
+    let values = opened.spec.prefix_len() as u64;
+    assert!((2 * 4 * values + 2 * 2 * values..=3 * 4 * values + 2 * 2 * values + 4096).contains(&more), "{more} bytes");
+    for state in ["cold", "warm"] {
+        let (peak, _) = run_with(&model, IMAGE, &data, &with, CPU, Some(smallest_with), Some(&cache));
+        println!("ViT-B/16 with a {state} prefix cache: peak {peak} of {} bytes", smallest_with.0);
+        assert!(peak <= smallest_with.0, "{state}: {peak} bytes of {}", smallest_with.0);
+    }
 }
 
 #[test]
@@ -339,18 +317,25 @@ fn nothing_is_allocated_after_the_first_step() {
             for (head, deep) in [(HeadKind::Prototype, false), (HeadKind::Linear, true)] {
                 // A rest of one example, and with eight tangents one of two.
                 let options = TuneOptions { guess, head, deep, steps: 80, ..options(7, tangents) };
-                let resources = Resources { micro_batch: 3, tangents_per_pass: 3, ..Resources::default() };
-                let job = Job {
-                    model: &model,
-                    native: &native,
-                    dataset: &dataset,
-                    options: &options,
-                    resources: &resources,
-                    head_from: None,
-                };
-                let mut watch = Watch::default();
-                job.train(&mut watch).unwrap();
-                assert_eq!(watch.found, Some(0), "{guess} with {tangents} tangents, {head:?}, {threads} threads");
+                let cached =
+                    TuneOptions { augment: AugmentKind::None, insert_at: 1, prefix_f16: true, ..options.clone() };
+                let cache = cache_in(&folder.path().join("cache"));
+                for (options, prefix_cache) in [(options, None), (cached, Some(cache))] {
+                    let resources =
+                        Resources { micro_batch: 3, tangents_per_pass: 3, prefix_cache, ..Resources::default() };
+                    let job = Job {
+                        model: &model,
+                        native: &native,
+                        dataset: &dataset,
+                        options: &options,
+                        resources: &resources,
+                        head_from: None,
+                    };
+                    let mut watch = Watch::default();
+                    job.train(&mut watch).unwrap();
+                    let what = format!("{guess} with {tangents} tangents, {head:?}, {threads} threads");
+                    assert_eq!(watch.found, Some(0), "{what}, prefixes in f16: {}", options.prefix_f16);
+                }
             }
         }
     }

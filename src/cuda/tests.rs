@@ -102,6 +102,12 @@ fn pass(options: CudaOptions, chunk: usize, examples: usize) -> (Vec<f32>, u64) 
             Ok(())
         };
         engine.dual(pass, &mut draw, &mut out).unwrap();
+
+        let (mut prefix, mut again) = (vec![0.0; examples * model.spec.prefix_len()], vec![0.0; out.len()]);
+        engine.prefix(&images, &mut prefix).unwrap();
+        let pass = Pass { input: Input::Prefix(&prefix), prompts: &prompts, tangents: 2 };
+        engine.dual(pass, &mut draw, &mut again).unwrap();
+        assert!(again == out, "a pass from the prefix, {chunk} at a time, round {round}");
     }
     (out, native.backend().device().peak())
 }

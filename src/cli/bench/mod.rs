@@ -180,7 +180,11 @@ impl Inputs {
                 Ok(())
             };
             let start = Instant::now();
-            engine.dual(Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents }, &mut fill, &mut out)?;
+            engine.dual(
+                Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents },
+                &mut fill,
+                &mut out,
+            )?;
             Ok(start.elapsed().as_secs_f64())
         };
         // The first touches new memory.

@@ -176,7 +176,10 @@ impl PrefixCache {
             guard(writer).free.push(place.slot);
         }
         if !self.warned.swap(true, Relaxed) {
-            log::warn!("{}: what is kept of an image is damaged ({problem}); it is computed again", self.path.display());
+            log::warn!(
+                "{}: what is kept of an image is damaged ({problem}); it is computed again",
+                self.path.display()
+            );
         }
         false
     }

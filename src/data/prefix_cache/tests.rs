@@ -1,5 +1,6 @@
 use super::*;
-use crate::data::Split;
+use crate::data::{Augment, Loader, LoaderOptions, Request, Sample, Split};
+use std::sync::Arc;
 
 const KEY: [u8; 32] = [3; 32];
 /// More than a tile, and no multiple of one.
@@ -206,6 +207,34 @@ fn another_file_or_box_is_another_image() {
     let cache = bench.open();
     let mut out = Vec::new();
     assert!(cache.read(1, &mut Vec::new(), &mut out) && out == values(0));
+}
+
+/// The files are no images: what is kept of them is delivered all the same, in its place.
+#[test]
+fn what_is_kept_is_not_decoded() {
+    let bench = Bench::new(3);
+    bench.fill();
+    fs::write(&bench.items[1].path, "changed, and still no image").unwrap();
+    let preprocess = crate::data::Preprocess {
+        crop: [6, 6],
+        resize: crate::data::Resize::ShortSide(6),
+        interpolation: crate::data::Interpolation::Bilinear,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+    let options = LoaderOptions { threads: 2, ahead: 2, decode_limit: crate::data::MAX_BYTES, seed: 0 };
+    let requests = [2, 1, 0, 2].map(|item| Request { item, epoch: 0, augment: Augment::None });
+    let cache = Some(Arc::new(bench.open()));
+    let items = bench.items.clone().into();
+    let mut loader = Loader::with_prefixes(items, preprocess, requests.into_iter(), options, cache).unwrap();
+    for item in [2, 1, 0, 2] {
+        let taken = loader.next_with(|sample, found| (sample, found == values(item))).unwrap();
+        match taken {
+            Ok(taken) => assert_eq!(taken, (Sample { item, label: 0, prefix: true }, true)),
+            Err(error) => assert!(item == 1 && matches!(error, Error::Image { .. }), "{error}"),
+        }
+    }
+    assert!(loader.next_with(|_, _| ()).is_none());
 }
 
 #[test]
