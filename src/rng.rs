@@ -46,6 +46,8 @@ pub enum Purpose {
     Augment = 0x4155_474D,
     /// Synthetic inputs: the self-test's random models, the demo's images.
     Synthetic = 0x5359_4E54,
+    /// Noise and fog of corrupted images.
+    Corrupt = 0x434F_5252,
 }
 
 impl Purpose {

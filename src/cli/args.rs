@@ -1,6 +1,7 @@
 //! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
 
 use super::bench::BenchArgs;
+use super::corrupt_args::CorruptArgs;
 use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -75,6 +76,10 @@ pub(super) enum Command {
     /// Check a data set: data verify
     #[command(subcommand)]
     Data(DataCommand),
+    /// Write a corrupted copy of a data set, as ImageNet-C defines it
+    ///
+    /// The copy opens in the same format. Ctrl-C leaves whole files only; the same command goes on.
+    Corrupt(CorruptArgs),
     /// Check this build's arithmetic on this machine
     ///
     /// Without --case: a random model; the fast backend against the reference, directional derivatives against central
@@ -163,6 +168,14 @@ pub(super) const PRECISIONS: &[(&str, &str)] = &[
     ("f16", "on GPUs only; rounds to 11 bits"),
 ];
 
+pub(super) const FORMATS: &[(&str, &str)] = &[
+    ("cub", "CUB-200-2011"),
+    ("cars", "Stanford Cars"),
+    ("dogs", "Stanford Dogs"),
+    ("folder", "one folder per class, perhaps within train/, val/ and test/"),
+    ("csv", "a table path,label[,split]"),
+];
+
 /// Which data.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
@@ -171,13 +184,7 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) data: PathBuf,
     /// Its layout
-    #[arg(long, value_name = "FORMAT", value_parser = choice::<Format>(&[
-        ("cub", "CUB-200-2011"),
-        ("cars", "Stanford Cars"),
-        ("dogs", "Stanford Dogs"),
-        ("folder", "one folder per class, perhaps within train/, val/ and test/"),
-        ("csv", "a table path,label[,split]"),
-    ]))]
+    #[arg(long, value_name = "FORMAT", value_parser = choice::<Format>(FORMATS))]
     pub(super) format: Format,
     /// Crop images to the boxes that the data set comes with
     #[arg(long)]

@@ -5,10 +5,12 @@ use super::args::{
     SynthArgs,
 };
 use super::bench::BenchArgs;
+use super::corrupt_args::CorruptArgs;
 use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
 use foretune::backend::Precision;
+use foretune::data::corrupt::{Corruption, Severity};
 use foretune::data::{Format, OpenOptions, PrefixCacheOptions, Split};
 use foretune::memory::Budget;
 use foretune::model::LoadOptions;
@@ -24,6 +26,7 @@ pub(super) enum Job {
     Predict(PredictJob),
     Inspect(PathBuf),
     Verify(DataSource),
+    Corrupt(CorruptJob),
     Selftest(SelftestJob),
     Plan(Box<PlanJob>),
     Bench(BenchArgs),
@@ -118,6 +121,13 @@ pub(super) struct SelftestJob {
 }
 
 #[derive(Debug)]
+pub(super) struct CorruptJob {
+    pub(super) data: DataSource,
+    pub(super) out: PathBuf,
+    pub(super) corruption: Corruption,
+}
+
+#[derive(Debug)]
 pub(super) struct DemoJob {
     pub(super) out: PathBuf,
     pub(super) seed: u64,
@@ -135,6 +145,7 @@ impl Job {
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
+            Command::Corrupt(args) => Job::Corrupt(CorruptJob::new(args)?),
             Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
             Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
             Command::Bench(args) => Job::Bench(args),
@@ -287,6 +298,15 @@ impl PredictJob {
             top: args.top,
             images: args.images,
         })
+    }
+}
+
+impl CorruptJob {
+    fn new(args: CorruptArgs) -> Result<Self> {
+        let CorruptArgs { data: root, format, kind, severity, out, seed, skip_bad } = args;
+        let options = OpenOptions { crop_boxes: false, skip_bad };
+        let corruption = Corruption { kind, severity: Severity::new(severity)?, seed };
+        Ok(CorruptJob { data: DataSource { root, format, options, decode_threads: None }, out, corruption })
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod args;
 mod bench;
+mod corrupt_args;
 mod device;
 mod interrupt;
 mod job;
 mod load;
 mod memory;
 mod output;
+mod run_corrupt;
 mod run_demo;
 mod run_doctor;
 mod run_eval;
@@ -74,6 +76,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Predict(job) => run_predict::run(&job, global),
         Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),
         Job::Verify(source) => run_verify::run(&source, global),
+        Job::Corrupt(job) => run_corrupt::run(&job, global),
         Job::Selftest(job) => run_selftest::run(&job, global),
         Job::Plan(job) => run_plan::run(&job, global).map(|()| true),
         Job::Bench(args) => bench::run(&args, global),

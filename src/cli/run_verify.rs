@@ -32,9 +32,14 @@ pub(super) fn run(source: &DataSource, global: &Global) -> Result<bool> {
     if count == 0 || source.options.skip_bad {
         return Ok(true);
     }
-    let plural = if count == 1 { "" } else { "s" };
-    output::note(&format!("error: {}: {count} problem{plural}, listed above", source.root.display()));
+    note_problems(source, count, "listed above");
     Ok(false)
+}
+
+/// The one error that stands for problems which have been printed.
+pub(super) fn note_problems(source: &DataSource, count: usize, listed: &str) {
+    let plural = if count == 1 { "" } else { "s" };
+    output::note(&format!("error: {}: {count} problem{plural}, {listed}", source.root.display()));
 }
 
 /// Opens the data set past its problems, which the caller prints, all of them.
@@ -46,7 +51,7 @@ pub(super) fn open_quietly(source: &DataSource) -> Result<Dataset> {
     opened
 }
 
-fn print_problem(problem: &Problem, json: bool) -> Result<()> {
+pub(super) fn print_problem(problem: &Problem, json: bool) -> Result<()> {
     match json {
         true => output::json(&json!({"path": problem.path, "problem": problem.what})),
         false => output::line(&output::printable(&problem.to_string())),

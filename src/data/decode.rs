@@ -156,7 +156,9 @@ pub(crate) fn recognise(start: &[u8]) -> std::result::Result<(), String> {
     sniff(start).map(|_| ()).ok_or_else(|| unrecognised(start))
 }
 
-enum Kind {
+/// What an image file is, by its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
     Jpeg,
     Png,
     WebP,
@@ -173,7 +175,7 @@ impl From<String> for Failure {
     }
 }
 
-fn sniff(bytes: &[u8]) -> Option<Kind> {
+pub(super) fn sniff(bytes: &[u8]) -> Option<Kind> {
     if bytes.starts_with(&[0xFF, 0xD8, 0xFF]) {
         Some(Kind::Jpeg)
     } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {

@@ -103,7 +103,7 @@ fn walk(folder: &Path, depth: usize, found: &mut dyn FnMut(PathBuf), ignored: &m
 }
 
 /// The entries of a folder by name, without hidden ones.
-fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let fail = |source| Error::io("list", folder, source);
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
@@ -120,6 +120,7 @@ fn name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn is_image(path: &Path) -> bool {
+/// Whether the name is that of an image this crate reads.
+pub(super) fn is_image(path: &Path) -> bool {
     path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }

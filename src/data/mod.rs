@@ -2,6 +2,8 @@
 
 mod augment;
 mod cars;
+#[cfg(feature = "cli")]
+pub mod corrupt;
 mod csv;
 mod cub;
 mod dataset;

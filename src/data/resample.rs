@@ -22,7 +22,17 @@ pub(crate) struct Resample {
     /// Columns of the result to compute.
     pub columns: Range<usize>,
     /// Filter.
-    pub filter: Interpolation,
+    pub filter: Filter,
+}
+
+/// What weighs the inputs of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// One that preprocessing knows.
+    Of(Interpolation),
+    /// The mean of the inputs whose centres lie within the output's pixel; enlarging repeats pixels.
+    #[cfg(feature = "cli")]
+    Box,
 }
 
 /// Reused between images.
@@ -75,17 +85,19 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(filter: Interpolation, length: usize, source: Range<f64>, size: usize, wanted: Range<usize>) -> Self {
+    fn new(filter: Filter, length: usize, source: Range<f64>, size: usize, wanted: Range<usize>) -> Self {
         let scale = (source.end - source.start) / size as f64;
-        if filter == Interpolation::Nearest {
+        if filter == Filter::Of(Interpolation::Nearest) {
             let sample = |i: usize| ((source.start + (i as f64 + 0.5) * scale) as usize).min(length - 1);
             let bounds: Vec<_> = wanted.map(|i| sample(i)..sample(i) + 1).collect();
             return Weights { weights: vec![1 << PRECISION_BITS; bounds.len()], bounds, stride: 1 };
         }
         let (kernel, support): (fn(f64) -> f64, f64) = match filter {
-            Interpolation::Bilinear => (triangle, 1.0),
-            Interpolation::Lanczos => (lanczos, 3.0),
-            _ => (cubic, 2.0),
+            Filter::Of(Interpolation::Bilinear) => (triangle, 1.0),
+            Filter::Of(Interpolation::Lanczos) => (lanczos, 3.0),
+            #[cfg(feature = "cli")]
+            Filter::Box => (boxed, 0.5),
+            Filter::Of(_) => (cubic, 2.0),
         };
         let filter_scale = scale.max(1.0);
         let shrink = 1.0 / filter_scale;
@@ -134,6 +146,11 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
+#[cfg(feature = "cli")]
+fn boxed(x: f64) -> f64 {
+    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
+}
+
 fn triangle(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
@@ -178,7 +195,14 @@ mod tests {
         let mut scratch = Scratch::default();
         for (filter, (size, source)) in filters.into_iter().flat_map(|filter| boxes.map(|case| (filter, case))) {
             let [height, width] = size;
-            let whole = Resample { view: [0, 0, 20, 14], source, size, rows: 0..height, columns: 0..width, filter };
+            let whole = Resample {
+                view: [0, 0, 20, 14],
+                source,
+                size,
+                rows: 0..height,
+                columns: 0..width,
+                filter: Filter::Of(filter),
+            };
             let mut out = vec![0; 3 * height * width];
             whole.run(&image, &mut scratch, &mut out);
             let pillow;
@@ -209,7 +233,7 @@ mod tests {
             size: [6, 11],
             rows: 0..6,
             columns: 0..11,
-            filter: Interpolation::Bicubic,
+            filter: Filter::Of(Interpolation::Bicubic),
         };
         let (mut a, mut b) = (vec![0; 198], vec![1; 198]);
         resample([4, 3, 9, 8]).run(&image, &mut Scratch::default(), &mut a);

@@ -3,7 +3,7 @@
 use super::Preprocess;
 use super::augment::{self, Augment, Draw, Geometry};
 use super::decode::{self, Decoded, Decoder, MAX_BYTES, Source};
-use super::resample::{Resample, Scratch};
+use super::resample::{Filter, Resample, Scratch};
 use crate::{Error, Result};
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -213,7 +213,7 @@ impl Workspace {
             size: geometry.size,
             rows: shift(&rows, 0),
             columns: shift(&columns, 1),
-            filter: preprocess.interpolation,
+            filter: Filter::Of(preprocess.interpolation),
         };
         self.resized.resize(3 * rows.len() * columns.len(), 0);
         resample.run(pixels, &mut self.scratch, &mut self.resized);
@@ -238,7 +238,8 @@ impl Workspace {
     }
 }
 
-fn open(path: &Path) -> Result<Source<'_, BufReader<File>>> {
+/// An image file, looked at before it is read.
+pub(super) fn open(path: &Path) -> Result<Source<'_, BufReader<File>>> {
     let fail = |source| Error::io("read", path, source);
     // Looked at before it is opened: opening a pipe would wait.
     let found = fs::metadata(path).map_err(fail)?;

@@ -27,7 +27,7 @@ impl Dataset {
 }
 
 /// The error's text without the path, which stands beside it.
-fn without_path(error: Error) -> String {
+pub(super) fn without_path(error: Error) -> String {
     match error {
         Error::Image { problem, .. } => problem,
         Error::Io { action, source, .. } => format!("cannot {action}: {source}"),
