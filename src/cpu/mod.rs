@@ -27,9 +27,9 @@ mod tests;
 use crate::Result;
 use crate::backend::hidden_columns;
 use crate::encoder::products;
+use crate::guess::GuessKind;
 use crate::memory::{Allocate, System};
 use crate::model::{Model, ModelSpec};
-use crate::tune::GuessKind;
 use gemm::{Gemm, Kernels};
 pub use gemm::{Matrix, Precision};
 use isa::Isa;
@@ -76,9 +76,9 @@ pub struct CpuBackend {
 /// `tangents` tangents.
 pub fn scratch_bytes(spec: &ModelSpec, precision: Precision, tokens: usize, tangents: usize, guess: GuessKind) -> u64 {
     let dual = attention::scratch_len(spec.head_dim(), tokens, tangents);
-    let vjp = match guess {
-        GuessKind::Backprop => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
-        _ => 0,
+    let vjp = match guess.transposes_blocks() {
+        true => attention_vjp::scratch_len(&Kernels::of(Isa::widest()), spec.head_dim(), tokens),
+        false => 0,
     };
     Gemm::bytes_per_thread(precision).max(Buffer::bytes(dual.max(vjp))) as u64
 }

@@ -18,18 +18,19 @@ pub(super) struct Recorded<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// The blocks from `first` on, each over all chunks before the next. With `taped`, every block input from ℓ on is kept for the
+    /// The blocks `range`, each over all chunks before the next. With `taped`, every block input from ℓ on is kept for the
     /// VJP. Says whether y holds the final norm of the last block's `out`.
     pub(super) fn run_blocks(
         &mut self,
         chunks: &Chunks,
-        mut first: usize,
+        range: Range<usize>,
         prompts: &[B::Elem],
         tangents: &mut TangentSource<B::Elem>,
         taped: bool,
     ) -> Result<bool> {
         let (layout, depth) = (chunks.whole.layout, self.spec().depth);
-        while first < depth {
+        let mut first = range.start;
+        while first < range.end {
             self.go_on()?;
             if let Some(set) = layout.entering(first) {
                 self.draw(chunks, set, prompts, tangents)?;
@@ -37,11 +38,11 @@ impl<B: Backend> Encoder<B> {
                     self.place_prompts(chunks, c, set)?;
                 }
             }
-            let end = (first + 1..depth).find(|&i| layout.entering(i).is_some()).unwrap_or(depth);
+            let end = (first + 1..range.end).find(|&i| layout.entering(i).is_some()).unwrap_or(range.end);
             self.go_through(chunks, first..end, taped)?;
             first = end;
         }
-        Ok(depth > 0 && self.next_norm(&self.weights, chunks, depth - 1).is_some())
+        Ok(depth > 0 && range.end == depth && self.next_norm(&self.weights, chunks, depth - 1).is_some())
     }
 
     /// The blocks `range`, ahead of none of which but the first prompts enter, recorded where they are small.

@@ -13,12 +13,14 @@ mod blocks;
 mod flops;
 mod input;
 mod layout;
+mod pullback;
 mod sizes;
 mod vjp;
 mod weights;
 
 pub use flops::{Flops, attention_flops};
 pub use input::Input;
+pub use pullback::{Cotangents, TokenSink};
 pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
 pub use weights::{Block, Weights, products, weight_bytes};
@@ -211,7 +213,8 @@ impl<B: Backend> Encoder<B> {
         let examples = self.examples(&pass)?;
         let chunks = self.chunks(self.layout(&pass), examples, pass.tangents);
         let first = self.begin(&chunks, pass.input)?;
-        let normed = self.run_blocks(&chunks, first, pass.prompts, tangents, false)?;
+        let range = first..self.spec().depth;
+        let normed = self.run_blocks(&chunks, range, pass.prompts, tangents, false)?;
         for c in 0..chunks.count {
             let g = chunks.of(c);
             self.pool(g, c, normed)?;

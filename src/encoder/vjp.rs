@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 /// Buffers of the VJP.
 pub(super) struct Tape<B: Backend> {
-    /// Inputs `[B, T, d]` of blocks ℓ..L.
+    /// Inputs `[B, T, d]` of the blocks from ℓ on.
     inputs: Vec<B::Buffer>,
     /// Gradient to the stream `[B, T, d]`.
-    dx: B::Buffer,
+    pub(super) dx: B::Buffer,
     /// The block's middle stream, after attention.
     middle: B::Buffer,
     /// q, then k and v; `[B·T, 3d]` in all.
@@ -24,10 +24,10 @@ pub(super) struct Tape<B: Backend> {
     /// Gradient to `qkv`, or to fc1's output.
     wide: B::Buffer,
     /// Gradient of d columns.
-    narrow: B::Buffer,
+    pub(super) narrow: B::Buffer,
     /// Gradient of `hidden` columns.
     hidden: B::Buffer,
-    host: B::Staging,
+    pub(super) host: B::Staging,
 }
 
 /// Widths of the tape's buffers but for the block inputs.
@@ -36,9 +36,9 @@ fn widths(spec: &ModelSpec) -> [usize; 6] {
     [d, d, 3 * d, columns.max(3 * d), d, spec.hidden]
 }
 
-/// What the exact gradient carves besides, on its first use.
-pub fn tape_needs(spec: &ModelSpec, prompts: PromptLayout, examples: usize) -> Needs {
-    let (rows, inputs) = (examples * spec.tokens(prompts.prompts), spec.depth - prompts.insert_at);
+/// What a VJP of `inputs` blocks carves besides, on its first use.
+pub fn tape_needs(spec: &ModelSpec, prompts: PromptLayout, inputs: usize, examples: usize) -> Needs {
+    let rows = examples * spec.tokens(prompts.prompts);
     let buffers = std::iter::repeat_n(spec.width, inputs).chain(widths(spec)).map(|width| rows * width).collect();
     Needs { buffers, staging: vec![rows * spec.width] }
 }
@@ -66,10 +66,7 @@ impl<B: Backend> Encoder<B> {
         self.backend.read(&self.head_input, 0, &mut f)?;
         head_gradient(&f, &mut df)?;
 
-        let mut tape = self.tape.take().expect("made by record_forward");
-        let done = self.transpose(&g, &mut tape, &mut df, grads);
-        self.tape = Some(tape);
-        done
+        self.with_tape(|this, tape| this.transpose(&g, tape, &mut df, grads))
     }
 
     /// VJP of one block from a cotangent on its output tokens to its input tokens, both `[B, T, d]`. Errors: as
@@ -85,46 +82,62 @@ impl<B: Backend> Encoder<B> {
         let g = self.whole(input, prompts)?;
         expect("cotangent", g.examples * g.tokens * self.spec().width, cotangent.len())?;
         self.record_forward(&g, input, prompts)?;
-        let mut tape = self.tape.take().expect("made by record_forward");
         let weights = self.weights.clone();
-        let done = (|| {
-            self.backend.write(&mut tape.dx, 0, cotangent)?;
-            let input = block - self.prompts.insert_at;
-            self.transpose_block(&g, &weights.blocks[block], input, &mut tape)?;
-            self.backend.read(&tape.dx, 0, cotangent)
-        })();
+        self.with_tape(|this, tape| {
+            this.backend.write(&mut tape.dx, 0, cotangent)?;
+            let input = block - this.prompts.insert_at;
+            this.transpose_block(&g, &weights.blocks[block], input, tape)?;
+            this.backend.read(&tape.dx, 0, cotangent)
+        })
+    }
+
+    /// Gives `f` the tape, which [`Encoder::need_tape`] has made.
+    pub(super) fn with_tape(&mut self, f: impl FnOnce(&mut Self, &mut Tape<B>) -> Result<()>) -> Result<()> {
+        let mut tape = self.tape.take().expect("made by need_tape");
+        let done = f(self, &mut tape);
         self.tape = Some(tape);
         done
     }
 
     /// Row sets of a pass whose examples all go through a block at once.
-    fn whole(&mut self, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
+    pub(super) fn whole(&mut self, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
         let pass = Pass { input, prompts, tangents: 0 };
         let examples = self.examples(&pass)?;
         if self.x.len() > 1 {
             let expected = format!("an engine for {} examples, all of which go through a block at once", self.chunk);
             let found = format!("one for {}", self.most_examples);
-            return Err(Error::Shape { what: "engine of an exact gradient", expected, found });
+            return Err(Error::Shape {
+                what: "engine of exact gradients and of guesses that depend on the example",
+                expected,
+                found,
+            });
         }
         Ok(self.chunks(self.layout(&pass), examples, 0).whole)
     }
 
     fn record_forward(&mut self, g: &Arc<Geometry>, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<()> {
-        if self.tape.is_none() {
-            self.tape = Some(self.new_tape()?);
-        }
+        let depth = self.spec().depth;
+        self.need_tape(depth - self.prompts.insert_at)?;
         let chunks = Chunks::one(g);
         let first = self.begin(&chunks, input)?;
-        let normed = self.run_blocks(&chunks, first, prompts, &mut |_, _| Ok(()), true)?;
+        let normed = self.run_blocks(&chunks, first..depth, prompts, &mut |_, _| Ok(()), true)?;
         self.pool(g, 0, normed)
     }
 
-    fn new_tape(&self) -> Result<Tape<B>> {
+    /// Makes a tape for the inputs of `inputs` blocks from ℓ on, unless there is one. Errors: memory is short.
+    pub(super) fn need_tape(&mut self, inputs: usize) -> Result<()> {
+        if self.tape.as_ref().is_none_or(|tape| tape.inputs.len() < inputs) {
+            self.tape = None;
+            self.tape = Some(self.new_tape(inputs)?);
+        }
+        Ok(())
+    }
+
+    fn new_tape(&self, inputs: usize) -> Result<Tape<B>> {
         let spec = self.spec();
         let rows = self.most_examples * spec.tokens(self.prompts.prompts);
-        let arena = self.backend.reserve(&tape_needs(spec, self.prompts, self.most_examples))?;
+        let arena = self.backend.reserve(&tape_needs(spec, self.prompts, inputs, self.most_examples))?;
         let carve = |width| self.backend.carve(&arena, rows * width);
-        let inputs = spec.depth - self.prompts.insert_at;
         let [dx, middle, qkv, wide, narrow, hidden] = widths(spec);
         Ok(Tape {
             inputs: (0..inputs).map(|_| carve(spec.width)).collect::<Result<_>>()?,
@@ -142,7 +155,7 @@ impl<B: Backend> Encoder<B> {
     pub(super) fn record(&mut self, g: &Geometry, i: usize) -> Result<()> {
         let rows = Rows::full(g.examples, 0, g.tokens);
         let width = self.weights.spec.width;
-        let tape = self.tape.as_mut().expect("made by record_forward");
+        let tape = self.tape.as_mut().expect("made by need_tape");
         self.backend.gather(&rows, width, &self.x[0], None, &mut tape.inputs[i - self.prompts.insert_at])
     }
 
@@ -158,19 +171,32 @@ impl<B: Backend> Encoder<B> {
             self.go_on()?;
             self.transpose_block(g, block, i - self.prompts.insert_at, tape)?;
             let Some(set) = self.prompts.entering(i) else { continue };
-            let rows = Rows::new(g.examples, 0, g.tokens, g.prompts.primal().to_vec(), Vec::new());
-            let host = &mut tape.host[..g.examples * len];
-            self.backend.gather(&rows, d, &tape.dx, None, &mut tape.narrow)?;
-            self.backend.read(&tape.narrow, 0, host)?;
-            for (b, values) in host.chunks_exact(len).enumerate() {
-                grads[(b * sets + set) * len..][..len].copy_from_slice(values);
-            }
-            // What the rows held before this set replaced it does not reach the loss.
-            host.fill(B::Elem::zero());
-            self.backend.write(&mut tape.narrow, 0, host)?;
-            self.backend.scatter(&rows, d, &tape.narrow, &mut tape.dx)?;
+            self.take_prompts(g, tape, |gradients| {
+                for (b, values) in gradients.chunks_exact(len).enumerate() {
+                    grads[(b * sets + set) * len..][..len].copy_from_slice(values);
+                }
+            })?;
         }
         Ok(())
+    }
+
+    /// Gives `each` the gradient `[B, p, d]` of the prompt rows where a set enters, and zeroes it: what the rows held before the set
+    /// replaced it does not reach the loss.
+    pub(super) fn take_prompts(
+        &self,
+        g: &Geometry,
+        tape: &mut Tape<B>,
+        mut each: impl FnMut(&[B::Elem]),
+    ) -> Result<()> {
+        let width = self.weights.spec.width;
+        let rows = Rows::new(g.examples, 0, g.tokens, g.prompts.primal().to_vec(), Vec::new());
+        let host = &mut tape.host[..rows.len() * width];
+        self.backend.gather(&rows, width, &tape.dx, None, &mut tape.narrow)?;
+        self.backend.read(&tape.narrow, 0, host)?;
+        each(host);
+        host.fill(B::Elem::zero());
+        self.backend.write(&mut tape.narrow, 0, host)?;
+        self.backend.scatter(&rows, width, &tape.narrow, &mut tape.dx)
     }
 
     /// Head input's gradient to the last block's output.
@@ -207,7 +233,13 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// `tape.dx`: gradient to a block's output → to its input. The block is recomputed from its kept input.
-    fn transpose_block(&mut self, g: &Geometry, block: &Block<B>, input: usize, tape: &mut Tape<B>) -> Result<()> {
+    pub(super) fn transpose_block(
+        &mut self,
+        g: &Geometry,
+        block: &Block<B>,
+        input: usize,
+        tape: &mut Tape<B>,
+    ) -> Result<()> {
         let backend = &*self.backend;
         let spec = &self.weights.spec;
         let d = spec.width;

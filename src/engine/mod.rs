@@ -6,11 +6,10 @@ pub use native::{Native, cpu};
 
 use crate::Result;
 use crate::backend::Backend;
-use crate::encoder::{HeadGradient, Input, Pass, TangentSource};
-use crate::guess::Guess;
+use crate::encoder::{Cotangents, HeadGradient, Input, Pass, TangentSource, TokenSink};
+use crate::guess::{Directions, Guessing};
 use crate::model::{Head, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
-use crate::tune::GuessKind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -67,9 +66,25 @@ pub trait Engine {
     /// or as [`Engine::dual`].
     fn prefix(&mut self, images: &[f32], out: &mut [f32]) -> Result<()>;
 
-    /// The guess of a forward-only method; `None` for the oracle and the baseline, which have none. Errors: the
+    /// Gives `each` the tokens that every prompt set joins, in order; `host` `[B, T, d]` is overwritten. Errors: as
+    /// [`Engine::dual`].
+    fn tokens(&mut self, input: Input<f32>, prompts: &[f32], host: &mut [f32], each: &mut TokenSink<f32>)
+    -> Result<()>;
+
+    /// Sends noise back from the outputs of the `blocks` blocks below every set to the set, `tangents` times. Errors: as
+    /// [`Engine::dual`].
+    fn pullback(
+        &mut self,
+        input: Input<f32>,
+        prompts: &[f32],
+        blocks: usize,
+        tangents: usize,
+        cotangents: &mut dyn Cotangents<f32>,
+    ) -> Result<()>;
+
+    /// Where the directions of a guess come from; `None` for the exact gradient and the baseline, which have none. Errors: the
     /// engine was not made with room for it.
-    fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>>;
+    fn directions(&self, guessing: &Guessing) -> Result<Option<Directions>>;
 
     /// From now on a pass that finds `flag` set stops at the next block with [`Error::Interrupted`](crate::Error::Interrupted).
     fn set_cancel(&mut self, flag: Arc<AtomicBool>);

@@ -4,11 +4,13 @@ use super::{Engine, NativeBackend};
 use crate::Result;
 use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
-use crate::encoder::{Encoder, HeadGradient, Input, Pass, TangentSource, Weights};
-use crate::guess::{self, Activation, Directional, Guess, WeightTranspose, weight_transpose};
+use crate::encoder::{Cotangents, Encoder, HeadGradient, Input, Pass, TangentSource, TokenSink, Weights};
+use crate::guess::{
+    self, Activation, Directional, Directions, GuessKind, Guessing, Norm, SelfSharpening, WeightTranspose,
+    weight_transpose,
+};
 use crate::model::{Head, Model, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
-use crate::tune::GuessKind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -60,7 +62,7 @@ impl<B: Backend> Native<B> {
         self.engine_with_guess(layout, examples, tangents, GuessKind::None)
     }
 
-    /// As [`Native::engine`], with room for [`Engine::guess`] of this kind: both in memory that is obtained at once.
+    /// As [`Native::engine`], with room for [`Engine::directions`] of this kind: both in memory that is obtained at once.
     pub fn engine_with_guess(
         &self,
         layout: PromptLayout,
@@ -124,19 +126,50 @@ impl<B: NativeBackend> Engine for Encoder<B> {
         Encoder::set_cancel(self, flag);
     }
 
-    fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {
+    fn tokens(
+        &mut self,
+        input: Input<f32>,
+        prompts: &[f32],
+        host: &mut [f32],
+        each: &mut TokenSink<f32>,
+    ) -> Result<()> {
+        self.backend().clone().enter(|| Encoder::tokens(self, input, prompts, host, each))
+    }
+
+    fn pullback(
+        &mut self,
+        input: Input<f32>,
+        prompts: &[f32],
+        blocks: usize,
+        tangents: usize,
+        cotangents: &mut dyn Cotangents<f32>,
+    ) -> Result<()> {
+        self.backend().clone().enter(|| Encoder::pullback(self, input, prompts, blocks, tangents, cotangents))
+    }
+
+    fn directions(&self, guessing: &Guessing) -> Result<Option<Directions>> {
         let isotropic = Activation { width: self.spec().width };
-        Ok(match kind {
-            GuessKind::Activation => Some(Box::new(isotropic)),
-            GuessKind::Directional => Some(Box::new(Directional(isotropic))),
-            GuessKind::WeightTranspose => {
-                let layout = self.prompts();
-                let (examples, tangents) = (Encoder::most_examples(self), Encoder::most_tangents(self));
-                let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);
-                let (backend, weights) = (self.backend().clone(), self.weights().clone());
-                Some(Box::new(WeightTranspose::new(backend, weights, layout, chunk, self.arena())?))
+        let layout = self.prompts();
+        let transposed = || {
+            let (examples, tangents) = (Encoder::most_examples(self), Encoder::most_tangents(self));
+            let chunk = weight_transpose::chunk(examples, tangents, layout.prompts);
+            let (backend, weights) = (self.backend().clone(), self.weights().clone());
+            WeightTranspose::new(backend, weights, layout, guessing, chunk, self.arena())
+        };
+        Ok(Some(match guessing.kind {
+            GuessKind::Activation => Directions::Linear(Box::new(isotropic)),
+            GuessKind::Directional => Directions::Linear(Box::new(Directional(isotropic))),
+            GuessKind::WeightTranspose | GuessKind::MatchedCosine => Directions::Linear(Box::new(transposed()?)),
+            GuessKind::SelfSharpening => Directions::Linear(Box::new(SelfSharpening(transposed()?))),
+            GuessKind::Mixing => {
+                let blocks = self.weights().blocks.iter().skip(layout.insert_at);
+                let norms = blocks.take(layout.sets(self.spec().depth)).map(|block| {
+                    Ok(Norm { gamma: self.backend().read_vector(&block.norm1.gamma)?, eps: block.norm1.eps })
+                });
+                Directions::Mixing(norms.collect::<Result<_>>()?)
             }
-            GuessKind::Backprop | GuessKind::None => None,
-        })
+            GuessKind::Downstream(blocks) => Directions::Downstream(usize::from(blocks)),
+            GuessKind::Backprop | GuessKind::None => return Ok(None),
+        }))
     }
 }

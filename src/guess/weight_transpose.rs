@@ -4,13 +4,15 @@
 //! replaced, and the last block, whose pooled tokens are never prompts; there the q-gradient is exactly zero.
 //! c = √d/‖A‖_F per prompt, so that every coordinate has unit mean variance and no prompt's or set's noise drowns another's.
 //!
+//! Other spectra: W may have its singular values changed first (`spectrum.rs`); its place is then taken by a matrix F of d rows.
+//!
 //! With P = I − 11ᵀ/d − x̂x̂ᵀ/d, J_LNᵀ = P·diag(γ)/σ, and G = ΓWᵀWΓ:
 //! ‖J_LNᵀWᵀ‖_F² = (tr G − 1ᵀG1/d − (2 − x̂ᵀx̂/d)·x̂ᵀGx̂/d)/σ². The first two are constants of the layer; the third is one
 //! product with W per prompt and step. A row of y costs 2·n·d FLOPs for n rows of W.
 
-use super::Guess;
+use super::{Guess, Guessing, spectrum};
 use crate::Result;
-use crate::backend::{At, Backend, Needs};
+use crate::backend::{At, Backend, Linear, Needs};
 use crate::encoder::Weights;
 use crate::engine::NativeBackend;
 use crate::model::{ModelSpec, PromptLayout};
@@ -38,9 +40,20 @@ fn rows(spec: &ModelSpec, layout: PromptLayout, chunk: usize) -> usize {
     chunk.max(layout.prompts) * 3 * spec.width
 }
 
+/// Bytes beside those, of the matrices that take the weights' place: of f32 for every set, and of f64 while one is made.
+pub fn spectrum_bytes(spec: &ModelSpec, layout: PromptLayout, guessing: &Guessing) -> u64 {
+    if guessing.is_plain() || !guessing.kind.transposes_weights() {
+        return 0;
+    }
+    let square = (spec.width * spec.width) as u64;
+    square * (4 * layout.sets(spec.depth) as u64 + 4 * 3 + 8)
+}
+
 /// One set's layer.
-struct Layer {
+struct Layer<B: Backend> {
     block: usize,
+    /// In place of the block's own.
+    reshaped: Option<Linear<B::Matrix, B::Vector>>,
     outputs: Range<usize>,
     gamma: Vec<f32>,
     eps: f64,
@@ -55,7 +68,7 @@ struct Layer {
 /// Noise sent back through the transposed weights of the layer that reads the prompts.
 pub struct WeightTranspose<B: Backend<Elem = f32>> {
     prompts: usize,
-    layers: Vec<Layer>,
+    layers: Vec<Layer<B>>,
     /// `[S, p, d]` as of the last `prepare`.
     values: B::Staging,
     products: Products<B>,
@@ -75,11 +88,12 @@ struct Products<B: Backend<Elem = f32>> {
 
 impl<B: Backend<Elem = f32>> WeightTranspose<B> {
     /// The guess for prompts placed by `layout`, mapping up to `chunk` rows of noise at a time (at least p). Errors:
-    /// `arena` has no room for its [needs](super::needs).
+    /// `arena` has no room for its [needs](super::needs), or a layer's singular values cannot be found.
     pub fn new(
         backend: Arc<B>,
         weights: Arc<Weights<B>>,
         layout: PromptLayout,
+        guessing: &Guessing,
         chunk: usize,
         arena: &B::Arena,
     ) -> Result<Self> {
@@ -102,7 +116,7 @@ impl<B: Backend<Elem = f32>> WeightTranspose<B> {
             let unread = layout.deep || block + 1 == depth;
             let d = guess.products.width;
             let outputs = if unread { d..3 * d } else { 0..3 * d };
-            let layer = guess.products.layer(block, outputs, layout.prompts)?;
+            let layer = guess.products.layer(block, outputs, layout.prompts, guessing)?;
             guess.layers.push(layer);
         }
         Ok(guess)
@@ -110,48 +124,74 @@ impl<B: Backend<Elem = f32>> WeightTranspose<B> {
 }
 
 impl<B: Backend<Elem = f32>> Products<B> {
-    fn layer(&mut self, block: usize, outputs: Range<usize>, prompts: usize) -> Result<Layer> {
+    fn layer(&mut self, block: usize, outputs: Range<usize>, prompts: usize, guessing: &Guessing) -> Result<Layer<B>> {
         let d = self.width;
         let norm = &self.weights.blocks[block].norm1;
         let gamma = self.backend.read_vector(&norm.gamma)?;
+        let eps = norm.eps;
         let mut layer =
-            Layer { block, outputs, eps: norm.eps, trace: 0.0, ones: 0.0, scale: vec![0.0; prompts], gamma };
+            Layer { block, reshaped: None, outputs, eps, trace: 0.0, ones: 0.0, scale: vec![0.0; prompts], gamma };
+        if !guessing.is_plain() {
+            let mut columns = Vec::with_capacity(d * layer.outputs.len());
+            self.for_each_column(&layer, |_| 1.0, |column| columns.extend_from_slice(column))?;
+            let weight = spectrum::reshaped(&columns, d, guessing.power, guessing.rank)?;
+            layer.reshaped = Some(Linear { weight: self.backend.matrix(d, d, weight)?, bias: None });
+            layer.outputs = 0..d;
+        }
+        let (mut trace, gamma) = (0.0, layer.gamma.clone());
+        // One after another: the sum must not depend on the chunk.
+        self.for_each_column(&layer, |i| gamma[i], |column| trace += squares(column))?;
+        layer.trace = trace;
+        self.host[..d].copy_from_slice(&layer.gamma);
+        layer.ones = self.products(&layer, 1)?.map(squares).sum();
+        Ok(layer)
+    }
+
+    /// Gives `each` the columns of the layer's W, column i times `factor(i)`.
+    fn for_each_column(
+        &mut self,
+        layer: &Layer<B>,
+        factor: impl Fn(usize) -> f32,
+        mut each: impl FnMut(&[f32]),
+    ) -> Result<()> {
+        let d = self.width;
         for first in (0..d).step_by(self.chunk) {
             let rows = self.chunk.min(d - first);
             self.host[..rows * d].fill(0.0);
             for r in 0..rows {
-                self.host[r * d + first + r] = layer.gamma[first + r];
+                self.host[r * d + first + r] = factor(first + r);
             }
-            // One after another: the sum must not depend on the chunk.
-            self.squares(block, layer.outputs.clone(), rows)?.for_each(|square| layer.trace += square);
+            self.products(layer, rows)?.for_each(&mut each);
         }
-        self.host[..d].copy_from_slice(&layer.gamma);
-        layer.ones = self.squares(block, layer.outputs.clone(), 1)?.sum();
-        Ok(layer)
+        Ok(())
     }
 
-    /// ‖W v‖² of the `count` rows v that stand in `host` `[count, d]`, which is overwritten.
-    fn squares(&mut self, block: usize, outputs: Range<usize>, count: usize) -> Result<impl Iterator<Item = f64>> {
-        let (d, n) = (self.width, outputs.len());
-        let linear = &self.weights.blocks[block].qkv;
+    /// W v of the `count` rows v that stand in `host` `[count, d]`, which is overwritten.
+    fn products<'a>(
+        &'a mut self,
+        layer: &Layer<B>,
+        count: usize,
+    ) -> Result<impl Iterator<Item = &'a [f32]> + use<'a, B>> {
+        let (d, n) = (self.width, layer.outputs.len());
         self.backend.write(&mut self.input, 0, &self.host[..count * d])?;
         let x = At::start(&self.input, d);
-        self.backend.linear(count, 0, linear, outputs, x, &mut self.output, 0)?;
+        let linear = layer.linear(&self.weights);
+        self.backend.linear(count, 0, linear, layer.outputs.clone(), x, &mut self.output, 0)?;
         let host = &mut self.host[..count * n];
         self.backend.read(&self.output, 0, host)?;
-        Ok(host.chunks_exact(n).map(|row| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum()))
+        Ok(host.chunks_exact(n))
     }
 
     /// Wᵀ g of each row g of `rows` `[count, n]`, `[count, d]`.
-    fn transposed(&mut self, layer: &Layer, rows: &[f32]) -> Result<&[f32]> {
+    fn transposed(&mut self, layer: &Layer<B>, rows: &[f32]) -> Result<&[f32]> {
         self.backend.write(&mut self.input, 0, rows)?;
         self.transpose_input(layer, rows.len() / layer.outputs.len())
     }
 
     /// Wᵀ g of each of the `count` rows g that stand in `input`.
-    fn transpose_input(&mut self, layer: &Layer, count: usize) -> Result<&[f32]> {
+    fn transpose_input(&mut self, layer: &Layer<B>, count: usize) -> Result<&[f32]> {
         let (d, n) = (self.width, layer.outputs.len());
-        let linear = &self.weights.blocks[layer.block].qkv;
+        let linear = layer.linear(&self.weights);
         let from = At::start(&self.input, n);
         self.backend.linear_vjp(count, linear, layer.outputs.clone(), from, false, &mut self.output, 0)?;
         let host = &mut self.host[..count * d];
@@ -160,7 +200,15 @@ impl<B: Backend<Elem = f32>> Products<B> {
     }
 }
 
-impl Layer {
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}
+
+impl<B: Backend> Layer<B> {
+    fn linear<'a>(&'a self, weights: &'a Weights<B>) -> &'a Linear<B::Matrix, B::Vector> {
+        self.reshaped.as_ref().unwrap_or(&weights.blocks[self.block].qkv)
+    }
+
     /// y = c·J_LNᵀ g of each row g of `products`, `[rows, d]`, at the prompts `values` `[p, d]` in turn.
     fn through_norm(&self, values: &[f32], products: &[f32], y: &mut [f32]) {
         let (d, p) = (self.gamma.len(), self.scale.len());
@@ -187,7 +235,7 @@ impl<B: NativeBackend> Guess for WeightTranspose<B> {
                     scaled[i] = layer.gamma[i] * (x[i] - mean) * rstd;
                 }
             }
-            let products = self.products.squares(layer.block, layer.outputs.clone(), p)?;
+            let products = self.products.products(layer, p)?.map(squares);
             let n = d as f64;
             let Layer { trace, ones, eps, .. } = *layer;
             for ((scale, x), product) in layer.scale.iter_mut().zip(values.chunks_exact(d)).zip(products) {

@@ -8,7 +8,7 @@ use crate::cuda::{WeightBytes, element_size, overhead_bytes, statistics_bytes};
 use crate::data::MAX_BYTES;
 use crate::encoder::{Sizes, tape_needs};
 use crate::guess;
-use crate::tune::{DecodeOptions, GuessKind};
+use crate::tune::DecodeOptions;
 use crate::{Error, Result};
 
 /// Examples through a block at a time that keep a small GPU busy; more are chosen once all of a batch is in a pass.
@@ -39,7 +39,7 @@ impl Plan {
             None => shape(wished, wished, tangents, false),
             Some(Budget(budget)) => {
                 let fits = |shape: Shape| total(&lines(job, precision, shape)) <= budget;
-                let exact = job.options.guess == GuessKind::Backprop;
+                let whole = job.options.guess.needs_whole_passes();
                 let smallest = [true, false].map(|streamed| shape(1, 1, tangents.min(1), streamed));
                 let Some(least) = smallest.into_iter().find(|&least| fits(least)) else {
                     let smallest = smallest.map(|least| total(&lines(job, precision, least))).into_iter().min();
@@ -54,8 +54,8 @@ impl Plan {
                     if !fits(shape(1, 1, tangents, streamed)) {
                         return None;
                     }
-                    // The exact gradient recomputes whole passes.
-                    if exact || !streamed {
+                    // The exact gradient, and guesses that depend on the example, recompute whole passes.
+                    if whole || !streamed {
                         let micro_batch = most(wished, &|m| fits(shape(m, m, tangents, streamed)));
                         return Some(shape(micro_batch, micro_batch, tangents, streamed));
                     }
@@ -93,21 +93,26 @@ fn lines(job: Planned, precision: Precision, shape: Shape) -> Vec<Line> {
     let sizes = Sizes::by_blocks(spec, layout, micro_batch, chunk, tangents);
     let bytes = |elements: usize| padded(elements * size) as u64;
     let needs = |needs: Needs| needs.buffers.into_iter().map(bytes).sum::<u64>();
-    let exact = match options.guess {
-        GuessKind::Backprop => {
+    let transposed = match options.guess.transposed_blocks(layout, spec.depth) {
+        0 => 0,
+        blocks => {
             let statistics = statistics_bytes(micro_batch, spec.heads, sizes.tokens) as u64;
-            needs(tape_needs(spec, layout, micro_batch)) + statistics
+            needs(tape_needs(spec, layout, blocks, micro_batch)) + statistics
         }
-        _ => 0,
     };
+    let spectrum = match guess::spectrum_bytes(spec, layout, &options.guessing()) {
+        0 => 0,
+        _ => layout.sets(spec.depth) as u64 * bytes(spec.width * spec.width),
+    };
+    let guess = needs(guess::needs(options.guess, spec, layout, micro_batch, tangents)) + spectrum;
     let weights = if streamed { "weights, two blocks at a time" } else { "weights" };
     vec![
         Line { name: weights, bytes: WeightBytes::of(model, size).total(streamed) as u64 },
         Line { name: "dual buffers", bytes: (sizes.streams as u64 + 1) * bytes(sizes.stream) },
         Line { name: "workspace", bytes: bytes(sizes.work) },
         Line { name: "head inputs", bytes: 2 * bytes(sizes.pooled) },
-        Line { name: "guess", bytes: needs(guess::needs(options.guess, spec, layout, micro_batch, tangents)) },
-        Line { name: "exact gradient", bytes: exact },
+        Line { name: "guess", bytes: guess },
+        Line { name: "blocks transposed", bytes: transposed },
         Line { name: "to and from the host", bytes: overhead_bytes(spec, sizes.tokens) as u64 },
     ]
 }

@@ -5,9 +5,9 @@ use crate::backend::{Needs, hidden_columns};
 use crate::cpu::{self, CpuOptions};
 use crate::data::{Dataset, MAX_BYTES, decode_bytes};
 use crate::encoder::{self, Sizes};
-use crate::guess;
+use crate::guess::{self, GuessKind};
 use crate::model::{ModelSpec, PromptLayout};
-use crate::tune::{DecodeOptions, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use crate::tune::{DecodeOptions, HeadKind, OptimizerKind, TuneOptions};
 use crate::{Error, Model, Result};
 use serde::Serialize;
 
@@ -165,12 +165,18 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let moments = if options.optimizer == OptimizerKind::Sgd { 1 } else { 2 };
 
     // Head inputs are kept where a head is trained, and for the exact gradient beside their own gradient.
-    let kept = u64::from(trained) + if options.guess == GuessKind::Backprop { 2 } else { 0 };
+    let kept = u64::from(trained) + if options.guess.is_exact() { 2 } else { 0 };
     let step = m * (image + kept * width + (2 + k) * classes + 2 + k);
     // Parameters, gradient, moments and the best so far; in f64 the estimator's sums. A checkpoint is written from copies of
     // all but the gradient: as state, as bytes, and as the file.
     let state = |parameters: u64| parameters * F32 * (2 + moments + 1 + 3 * (2 + moments));
-    let exact = if options.guess == GuessKind::Backprop { tape(spec, layout, m) + m * parameters * F32 } else { 0 };
+    // Where an example may count so much only, its gradient waits for the batch's others; noise in f32 turns it away from itself.
+    let waiting = if options.clip > 0.0 { batch } else { m };
+    let exact = if options.guess.is_exact() { (waiting + 1) * parameters * F32 + 3 * batch * F64 } else { 0 };
+    let transposed = match options.guess.transposed_blocks(layout, spec.depth) {
+        0 => 0,
+        blocks => tape(spec, layout, blocks as u64, m),
+    };
     let head_state = match (options.head, trained) {
         (_, true) => state(head) + 2 * head * F32,
         // The head itself, and its bytes in a checkpoint, twice.
@@ -178,15 +184,19 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     };
     // Class sums in f64 beside the means.
     let fit = if options.head == HeadKind::Prototype { classes * width * F64 + 4 * width * F64 } else { 0 };
-    let guess = match options.guess {
-        // Noise of a pass, the sums of a set, and its layer's γ.
-        GuessKind::WeightTranspose => {
-            3 * sizes.staging as u64 * F32
-                + (3 * d * F32 + 3 * d * F64) * options.prompts as u64
-                + layout.sets(spec.depth) as u64 * d * F32
-        }
-        _ => sizes.staging as u64 * F32,
+    // Noise of a pass, and where the weights are transposed the sums of a set, and its layer's γ.
+    let guess = if options.guess.transposes_weights() {
+        3 * sizes.staging as u64 * F32
+            + (3 * d * F32 + 3 * d * F64) * options.prompts as u64
+            + layout.sets(spec.depth) as u64 * d * F32
+            + guess::spectrum_bytes(spec, layout, &options.guessing())
+    } else {
+        sizes.staging as u64 * F32
     };
+    // Weights of the sum, twice, with the magnitudes they are cut by; half an estimate to measure its noise.
+    let drawn = if options.guess.draws() { options.tangents as u64 } else { 0 };
+    let guess = guess + drawn.min(1) * (batch * (2 * drawn + 3) * F64 + parameters * F32);
+    let guess = guess + if options.guessing().is_kept() { kept_bytes(options, spec, m) } else { 0 };
     let carved = |lens: &[usize]| lens.iter().map(|&len| cpu::memory::Buffer::bytes(len) as u64).sum::<u64>();
     let guess = {
         let Needs { buffers, staging } = guess::needs(options.guess, spec, layout, micro_batch, tangents);
@@ -210,7 +220,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         Line { name: "guess", bytes: guess },
         Line { name: "prompts and optimizer", bytes: state(parameters) + parameters * F64 },
         Line { name: "head", bytes: head_state.max(fit + head * F32) },
-        Line { name: "exact gradient", bytes: exact },
+        Line { name: "exact gradients", bytes: exact },
+        Line { name: "blocks transposed", bytes: transposed },
         Line { name: "derivatives and losses", bytes: batch * (F32 + k.max(options.tangents as u64) * F32) },
         Line {
             name: "decoding",
@@ -231,11 +242,25 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
 /// Stacks, tables, tensor descriptions and messages: what is too small to be named.
 const RUNTIME: u64 = 1 << 20;
 
-/// The VJP's buffers, bytes.
-fn tape(spec: &ModelSpec, layout: PromptLayout, examples: u64) -> u64 {
+/// Directions of the batch, and a micro-batch's on their way there with their noise and, for guesses that read them, tokens.
+fn kept_bytes(options: &TuneOptions, spec: &ModelSpec, examples: u64) -> u64 {
+    let layout = options.layout();
+    let [tangents, batch, prompts, width] =
+        [options.tangents, options.batch, layout.prompts, spec.width].map(|n| n as u64);
+    let tokens = spec.tokens(layout.prompts) as u64;
+    let rows = examples * tangents * prompts;
+    let drawn = match options.guess {
+        GuessKind::Mixing => examples * tokens * width + (prompts + width) * tokens + width * 3,
+        GuessKind::Downstream(_) => 0,
+        _ => rows * 4 * width,
+    };
+    (batch * tangents * layout.parameters(spec) as u64 + drawn) * F32 + tangents * F64
+}
+
+/// The buffers of a VJP of `blocks` blocks, bytes.
+fn tape(spec: &ModelSpec, layout: PromptLayout, blocks: u64, examples: u64) -> u64 {
     let rows = examples * spec.tokens(layout.prompts) as u64;
     let (d, hidden) = (spec.width as u64, spec.hidden as u64);
     let wide = (hidden * hidden_columns(spec.mlp) as u64).max(3 * d);
-    let inputs = (spec.depth - layout.insert_at) as u64;
-    rows * (inputs * d + 4 * d + 3 * d + wide + hidden) * F32
+    rows * (blocks * d + 4 * d + 3 * d + wide + hidden) * F32
 }

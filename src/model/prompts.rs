@@ -34,6 +34,12 @@ impl PromptLayout {
         (self.prompts > 0 && (set == 0 || self.deep)).then_some(set)
     }
 
+    /// Blocks from ℓ on, in a model of `depth` blocks, that any of the `blocks` blocks below a set is.
+    pub fn blocks_below(&self, depth: usize, blocks: usize) -> usize {
+        let from = depth - self.insert_at;
+        if self.deep { from } else { blocks.min(from) }
+    }
+
     /// Tuned parameters N = S·p·d.
     pub fn parameters(&self, spec: &ModelSpec) -> usize {
         self.sets(spec.depth) * self.prompts * spec.width

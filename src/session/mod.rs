@@ -229,7 +229,7 @@ impl Session {
         self.progress = progress;
         let (outcome, skipped, in_a_row) = taken.map_err(|error| at_step(error, step))?;
         let (loss, accuracy, lr) = match &outcome {
-            Outcome::Updated { loss, accuracy, lr } => (*loss, *accuracy, *lr),
+            Outcome::Updated { loss, accuracy, lr, .. } => (*loss, *accuracy, *lr),
             _ => (f64::NAN, f64::NAN, 0.0),
         };
         self.metrics = Metrics { step: step + 1, loss, accuracy, lr, skipped };

@@ -1,5 +1,6 @@
 //! What a run tells its caller while it runs.
 
+use super::Noise;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -45,6 +46,14 @@ pub enum Event {
         lr: f64,
         /// Training throughput since the run (or its resumption) began.
         images_per_second: f64,
+    },
+    /// The noise of a step's gradient was measured, as it is every few steps.
+    Noise {
+        /// Steps complete.
+        step: u64,
+        /// What was found.
+        #[serde(flatten)]
+        noise: Noise,
     },
     /// A step's loss or derivatives were not finite; nothing was updated.
     Skipped {

@@ -3,9 +3,10 @@
 //! Everything is kept per example and summed once, in (example, tangent) order, so that neither the micro-batch nor the
 //! tangents per pass change a bit. A step needs 8 + 4K bytes per example of its batch; all else depends on the micro-batch.
 
+use super::exact::Exact;
 use super::learner::Feed;
 use super::photos::Batch;
-use super::{Estimator, GuessKind, Observer, TuneOptions};
+use super::{Estimator, Noise, Observer, TuneOptions};
 use crate::encoder::Pass;
 use crate::engine::Engine;
 use crate::model::Head;
@@ -13,6 +14,9 @@ use crate::ops::loss::Judged;
 use crate::ops::{head, loss};
 use crate::{Error, Result};
 use std::ops::Range;
+
+/// Steps between measurements of the estimate's noise, which draw the guesses' noise once or twice more.
+const MEASURED: u64 = 10;
 
 /// What a step starts from.
 pub(super) struct StepInputs<'a> {
@@ -37,9 +41,8 @@ pub(super) struct Gradients {
     losses: Vec<f32>,
     /// L̇ `[B, K]`.
     derivatives: Vec<f32>,
-    /// Exact gradients of a micro-batch's examples, `[m, S, p, d]`, and their sum over the batch.
-    exact: Vec<f32>,
-    exact_sum: Vec<f64>,
+    exact: Exact,
+    noise: Option<Noise>,
     prompts: Vec<f32>,
     /// ∂/∂W `[C, D]` then ∂/∂b `[C]` of a linear head.
     head: Vec<f32>,
@@ -71,8 +74,9 @@ impl Gradients {
         let tangents = if estimator.is_some() { options.tangents } else { 0 };
         self.begin(batch, tangents, prompts.len(), step.trains_head.then_some(classifier));
         if let Some(estimator) = &mut estimator {
-            estimator.prepare(prompts)?;
+            estimator.prepare(prompts, batch, tangents)?;
         }
+        self.exact.begin(prompts.len(), options.clip);
         let mut first = 0;
         while first < batch {
             if observer.cancelled() {
@@ -81,8 +85,12 @@ impl Gradients {
             let count = engine.most_examples().min(batch - first);
             let filled = feed.fill(engine, &mut self.batch, count)?;
             assert_eq!(filled, count, "a batch was promised");
-            if options.guess == GuessKind::Backprop {
-                self.exact(engine, classifier, prompts)?;
+            if let Some(estimator) = &mut estimator {
+                let drawn = [0..tangents, first..first + count];
+                estimator.draw_for(engine, self.batch.input(), prompts, step.step, drawn)?;
+            }
+            if options.guess.is_exact() {
+                self.exact(&step, engine, estimator.as_deref_mut(), first)?;
             } else {
                 let per_pass = engine.most_tangents().max(1);
                 for from in (0..tangents.max(1)).step_by(per_pass) {
@@ -95,14 +103,22 @@ impl Gradients {
             }
             first += count;
         }
+        self.noise = None;
         match estimator {
-            Some(estimator) => estimator.gradient(step.step, tangents, &self.derivatives, &mut self.prompts),
-            None => {
-                let scale = 1.0 / batch as f64;
-                self.prompts.iter_mut().zip(&self.exact_sum).for_each(|(g, &sum)| *g = (sum * scale) as f32);
-                Ok(())
+            Some(estimator) if options.guess.is_forward_only() => {
+                estimator.gradient(step.step, tangents, &self.derivatives, &mut self.prompts)?;
+                if step.step.is_multiple_of(MEASURED) {
+                    self.noise = estimator.measure(step.step, tangents, &self.prompts)?;
+                }
             }
+            _ => self.exact.finish(options.clip, &mut self.prompts),
         }
+        Ok(())
+    }
+
+    /// How far the gradient can be trusted, every [`MEASURED`] steps.
+    pub fn noise(&self) -> Option<Noise> {
+        self.noise
     }
 
     fn begin(&mut self, batch: usize, tangents: usize, parameters: usize, trained: Option<&Head>) {
@@ -116,7 +132,6 @@ impl Gradients {
         self.correct = 0;
         zeros(&mut self.derivatives, batch * tangents);
         zeros(&mut self.prompts, parameters);
-        zeros(&mut self.exact_sum, parameters);
         zeros(&mut self.head, trained.map_or(0, |head| head.classes() * (head.width() + 1)));
     }
 
@@ -150,12 +165,19 @@ impl Gradients {
         Ok(())
     }
 
-    /// Exact gradients of the micro-batch.
-    fn exact(&mut self, engine: &mut dyn Engine, classifier: &Head, prompts: &[f32]) -> Result<()> {
+    /// Exact gradients of the micro-batch whose first example is `first` of the batch, or what `estimator` makes of them.
+    fn exact(
+        &mut self,
+        step: &StepInputs,
+        engine: &mut dyn Engine,
+        estimator: Option<&mut Estimator>,
+        first: usize,
+    ) -> Result<()> {
+        let StepInputs { classifier, prompts, options, .. } = *step;
         let labels = std::mem::take(&mut self.batch.labels);
         let (batch, mut exact) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.exact));
-        exact.resize(labels.len() * prompts.len(), 0.0);
         self.batch.labels = labels;
+        let count = self.batch.labels.len();
         let mut slope = |f: &[f32], df: &mut [f32]| {
             self.judged.clear();
             loss::judge(classifier, &self.batch.labels, 0, f, &mut self.judged);
@@ -167,10 +189,14 @@ impl Gradients {
             }
             Ok(())
         };
-        let done = engine.gradient(batch.input(), prompts, &mut slope, &mut exact);
-        for gradient in exact.chunks_exact(prompts.len().max(1)) {
-            self.exact_sum.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += f64::from(g));
+        let gradients = exact.next(count);
+        let done = engine.gradient(batch.input(), prompts, &mut slope, gradients);
+        if let Some(estimator) = estimator {
+            for (i, gradient) in gradients.chunks_exact_mut(prompts.len()).enumerate() {
+                estimator.turn(step.step, first + i, options.tangents, gradient);
+            }
         }
+        exact.add(count);
         self.exact = exact;
         (self.batch.images, self.batch.prefix) = (batch.images, batch.prefix);
         done

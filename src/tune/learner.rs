@@ -3,7 +3,7 @@
 use super::checkpoint::{OptimizerState, TrainState};
 use super::gradients::{Gradients, StepInputs};
 use super::photos::Batch;
-use super::{Estimator, GuessKind, HeadKind, Observer, Optimizer, OptimizerSettings, warmup_cosine};
+use super::{Estimator, GuessKind, HeadKind, Noise, Observer, Optimizer, OptimizerSettings, warmup_cosine};
 use crate::engine::Engine;
 use crate::model::Head;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub trait Feed {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     /// The parameters moved. Loss and accuracy are the batch's before the update, `lr` the prompts' learning rate.
-    Updated { loss: f64, accuracy: f64, lr: f64 },
+    Updated { loss: f64, accuracy: f64, lr: f64, noise: Option<Noise> },
     /// Something was not finite, and nothing was updated.
     Skipped { reason: String },
     /// The parameters moved, and are not finite any more.
@@ -85,7 +85,9 @@ impl Learner {
             }
             _ => None,
         };
-        let estimator = engine.guess(options.guess)?.map(|guess| Estimator::new(guess, options.seed, shape));
+        let guessing = options.guessing();
+        let estimator = engine.directions(&guessing)?;
+        let estimator = estimator.map(|from| Estimator::new(from, guessing, options.seed, shape, options.clip));
         let (gradients, kept) = Default::default();
         Ok(Learner { state, pretrained, estimator, prompt_optimizer, head_optimizers, gradients, kept })
     }
@@ -222,7 +224,8 @@ impl Learner {
             vector.step(bias.as_slice_mut().expect("contiguous"), bias_gradient, lr, updates);
         }
         let lr = options.lr * rate;
-        if self.is_finite() { Outcome::Updated { loss, accuracy, lr } } else { Outcome::Overflowed }
+        let noise = self.gradients.noise();
+        if self.is_finite() { Outcome::Updated { loss, accuracy, lr, noise } } else { Outcome::Overflowed }
     }
 
     /// Whether parameters and optimizers are finite.

@@ -1,9 +1,12 @@
 //! The tuner: options, events, optimizer, schedule, checkpoints and the loop over them.
 
 mod checkpoint;
+mod clip;
 mod estimator;
 mod event;
+mod exact;
 mod gradients;
+mod kept;
 mod learner;
 mod optimizer;
 mod options;
@@ -16,13 +19,14 @@ mod schedule;
 mod score;
 mod tuner;
 
+pub use crate::guess::{GuessKind, Guessing};
 pub use crate::ops::loss::top;
 pub use checkpoint::{Best, OptimizerState, RunIdentity, Taught, TrainState, is_checkpoint};
-pub use estimator::Estimator;
+pub use estimator::{Estimator, Noise};
 pub use event::{Event, Observer, Score};
 pub use learner::Feed;
 pub use optimizer::{Optimizer, OptimizerSettings};
-pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+pub use options::{AugmentKind, HeadKind, OptimizerKind, TuneOptions};
 pub use photos::{Batch, DecodeOptions, PhotoStream, Photos};
 pub use prefixes::Prefixes;
 pub use prototype::Prototypes;

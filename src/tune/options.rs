@@ -1,37 +1,9 @@
 //! What a tuning run is asked to do.
 
+use crate::guess::{GuessKind, Guessing};
 use crate::model::PromptLayout;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-
-/// Where the prompts' gradient comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GuessKind {
-    /// A_s·n, A_s = J_LNᵀ·Wᵀ normalised: forward only, the default.
-    WeightTranspose,
-    /// n ~ N(0, I), the same for the whole batch: forward only.
-    Directional,
-    /// n ~ N(0, I) per example: forward only.
-    Activation,
-    /// The exact gradient by per-block recompute: the oracle.
-    Backprop,
-    /// No prompts at all: only the head, on the frozen backbone. The baseline.
-    None,
-}
-
-impl GuessKind {
-    /// Whether the gradient is guessed and scaled by derivatives of the forward pass.
-    pub fn is_forward_only(self) -> bool {
-        matches!(self, GuessKind::WeightTranspose | GuessKind::Directional | GuessKind::Activation)
-    }
-}
-
-impl std::fmt::Display for GuessKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.serialize(f)
-    }
-}
 
 /// Which head is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +47,23 @@ pub enum AugmentKind {
 
 /// Everything that decides the bits of a run. A resumed run must be given the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct TuneOptions {
     /// Gradient source.
     pub guess: GuessKind,
     /// Tangents K per example and step (ignored by `backprop` and `none`).
     pub tangents: usize,
+    /// See [`Guessing::power`].
+    pub power: f64,
+    /// See [`Guessing::rank`].
+    pub rank: usize,
+    /// See [`Guessing::orthonormal`].
+    pub orthonormal: bool,
+    /// See [`Guessing::unit_rms`].
+    pub unit_rms: bool,
+    /// Most that an example counts in a step, as a multiple of the batch's median: of the norm of its derivatives, or of its exact
+    /// gradient. 0: no limit.
+    pub clip: f64,
     /// Prompts p per set.
     pub prompts: usize,
     /// One prompt set per block from `insert_at` on, instead of one set that stays.
@@ -115,7 +98,6 @@ pub struct TuneOptions {
     pub eval_every: u64,
     /// Passes begin at block `insert_at`, ahead of which nothing is tuned, with what it reads of an image rounded to f16: as it is kept
     /// by [`Resources::prefix_cache`](super::Resources::prefix_cache), and whether it is or not.
-    #[serde(default)]
     pub prefix_f16: bool,
 }
 
@@ -124,6 +106,11 @@ impl Default for TuneOptions {
         TuneOptions {
             guess: GuessKind::WeightTranspose,
             tangents: 1,
+            power: 1.0,
+            rank: 0,
+            orthonormal: false,
+            unit_rms: false,
+            clip: 0.0,
             prompts: 4,
             deep: false,
             insert_at: 0,
@@ -146,6 +133,12 @@ impl Default for TuneOptions {
 }
 
 impl TuneOptions {
+    /// The guess.
+    pub fn guessing(&self) -> Guessing {
+        let TuneOptions { guess: kind, power, rank, orthonormal, unit_rms, .. } = *self;
+        Guessing { kind, power, rank, orthonormal, unit_rms }
+    }
+
     /// Where the prompts enter; nowhere when only the head is tuned.
     pub fn layout(&self) -> PromptLayout {
         match self.guess {
@@ -167,6 +160,13 @@ impl TuneOptions {
         rate("lr", self.lr)?;
         rate("head-lr", self.head_lr)?;
         rate("weight-decay", self.weight_decay)?;
+        rate("clip", self.clip)?;
+        within("power", self.power, (0.0..=4.0).contains(&self.power), "from 0 to 4")?;
+        if !self.guessing().is_plain() && !self.guess.transposes_weights() {
+            let problem = "power and rank change the weights that weight-transpose, self-sharpening and matched-cosine send noise \
+                           through";
+            return Err(Error::Options(format!("{problem}; --guess {} has none", self.guess)));
+        }
         let share = |name, value: f64| within(name, value, (0.0..1.0).contains(&value), "at least 0 and below 1");
         share("momentum", self.momentum)?;
         share("val-fraction", self.val_fraction)?;

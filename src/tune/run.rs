@@ -178,9 +178,9 @@ impl<B: NativeBackend> Job<'_, B> {
     }
 
     fn train_with(&self, options: &TuneOptions, saving: Saving, observer: &mut dyn Observer) -> Result<Trained> {
-        let tangents = match options.guess {
-            GuessKind::Backprop | GuessKind::None => 0,
-            _ => options.tangents.min(self.resources.tangents_per_pass.max(1)),
+        let tangents = match options.guess.is_forward_only() {
+            true => options.tangents.min(self.resources.tangents_per_pass.max(1)),
+            false => 0,
         };
         let mut engine =
             self.native.engine_with_guess(placement(options), self.micro_batch(), tangents, options.guess)?;

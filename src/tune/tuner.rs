@@ -159,9 +159,12 @@ impl<'a> Tuner<'a> {
     fn finish_step(&mut self, options: &TuneOptions, outcome: Outcome, observer: &mut dyn Observer) -> Result<()> {
         let step = self.state().step;
         match outcome {
-            Outcome::Updated { loss, accuracy, lr } => {
+            Outcome::Updated { loss, accuracy, lr, noise } => {
                 let (steps, images_per_second) = (options.steps, self.images_per_second());
                 observer.event(&Event::Step { step, steps, loss, accuracy, lr, images_per_second });
+                if let Some(noise) = noise {
+                    observer.event(&Event::Noise { step, noise });
+                }
                 Ok(())
             }
             Outcome::Skipped { reason } => {

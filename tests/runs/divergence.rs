@@ -4,9 +4,9 @@ use crate::common::{Bench, failure, success};
 use foretune::backend::Precision;
 use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
-use foretune::encoder::{HeadGradient, Input, Pass, TangentSource};
+use foretune::encoder::{Cotangents, HeadGradient, Input, Pass, TangentSource, TokenSink};
 use foretune::engine::{self, Engine};
-use foretune::guess::Guess;
+use foretune::guess::{Directions, Guessing};
 use foretune::model::{Head, ModelSpec, PromptLayout};
 use foretune::ops::loss::{self, Judged};
 use foretune::tune::{
@@ -84,8 +84,29 @@ impl Engine for Spoiled<'_> {
         self.inner.set_cancel(flag);
     }
 
-    fn guess(&self, kind: GuessKind) -> Result<Option<Box<dyn Guess>>> {
-        self.inner.guess(kind)
+    fn tokens(
+        &mut self,
+        input: Input<f32>,
+        prompts: &[f32],
+        host: &mut [f32],
+        each: &mut TokenSink<f32>,
+    ) -> Result<()> {
+        self.inner.tokens(input, prompts, host, each)
+    }
+
+    fn pullback(
+        &mut self,
+        input: Input<f32>,
+        prompts: &[f32],
+        blocks: usize,
+        tangents: usize,
+        cotangents: &mut dyn Cotangents<f32>,
+    ) -> Result<()> {
+        self.inner.pullback(input, prompts, blocks, tangents, cotangents)
+    }
+
+    fn directions(&self, guessing: &Guessing) -> Result<Option<Directions>> {
+        self.inner.directions(guessing)
     }
 }
 
