@@ -6,6 +6,7 @@ use super::job::PlanJob;
 use super::table::Table;
 use super::{load, output};
 use foretune::Result;
+use foretune::encoder::Flops;
 use foretune::memory::{Budget, Plan, Planned};
 use foretune::model::Model;
 use foretune::tune::{GuessKind, TuneOptions};
@@ -33,6 +34,9 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let wishes = load::wishes(plan.micro_batch, job.decode_threads, global);
     let oracle = target.plan(Planned { wishes, ..planned(&exact) }, None)?;
     if global.json {
+        let (spec, layout) = (&model.spec, job.options.layout());
+        let tangents = if job.options.guess.is_forward_only() { job.options.tangents } else { 0 };
+        let (pass, prefix) = (Flops::of_pass(spec, layout, 1, tangents), Flops::of_prefix(spec, layout, 1));
         return output::json(&json!({
             "event": "plan",
             "budget": job.budget.map(|budget| budget.0),
@@ -45,6 +49,7 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
             "decode_ahead": plan.decode.ahead,
             "decode_limit": plan.decode.limit,
             "lines": plan.lines,
+            "flops_per_image": {"pass": pass.total(), "ahead_of_prompts": prefix.total()},
             "exact_gradient": {"total": oracle.total(), "micro_batch": oracle.micro_batch, "lines": oracle.lines},
         }));
     }

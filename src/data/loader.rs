@@ -22,7 +22,7 @@ pub struct Request {
 
 /// What a [`Loader`] delivers beside values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Index into the items.
     pub item: usize,
     /// Its label.
@@ -111,7 +111,7 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Loader::new`].
-    pub fn with_prefixes(
+    pub(crate) fn with_prefixes(
         items: Arc<[Item]>,
         preprocess: Preprocess,
         requests: impl Iterator<Item = Request> + Send + 'static,
@@ -167,8 +167,7 @@ impl Loader {
     }
 
     /// Waits for the next sample and copies it to `pixels`, `[3, H, W]` normalised. Gives its label, or what is wrong with the
-    /// image (`pixels` is then unspecified, and the next call goes on with the next sample), or `None` after the last. For loaders
-    /// without prefixes.
+    /// image (`pixels` is then unspecified, and the next call goes on with the next sample), or `None` after the last.
     pub fn next_into(&mut self, pixels: &mut [f32]) -> Option<Result<u32>> {
         if pixels.len() != self.image_len {
             return Some(Err(Error::Shape {
@@ -185,7 +184,7 @@ impl Loader {
 
     /// Waits for the next sample and gives it and its values to `take`, which should be done with them soon. Gives what `take` does,
     /// or what is wrong with the image, or `None` after the last.
-    pub fn next_with<R>(&mut self, take: impl FnOnce(Sample, &[f32]) -> R) -> Option<Result<R>> {
+    pub(crate) fn next_with<R>(&mut self, take: impl FnOnce(Sample, &[f32]) -> R) -> Option<Result<R>> {
         let mut queue = self.shared.lock();
         loop {
             let slot = (queue.delivered % self.shared.ahead) as usize;

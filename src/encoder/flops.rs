@@ -16,12 +16,22 @@ pub struct Flops {
 impl Flops {
     /// Of a pass over `examples` examples with `tangents` tangents.
     pub fn of_pass(spec: &ModelSpec, prompts: PromptLayout, examples: usize, tangents: usize) -> Self {
-        let g = Geometry::new(spec, prompts, examples, tangents);
+        Self::of_blocks(spec, &Geometry::new(spec, prompts, examples, tangents), spec.depth)
+    }
+
+    /// Of what a pass over [`Input::Prefix`](super::Input::Prefix) leaves out: patch embedding, and the blocks ahead of the prompts.
+    pub fn of_prefix(spec: &ModelSpec, prompts: PromptLayout, examples: usize) -> Self {
+        Self::of_blocks(spec, &Geometry::new(spec, prompts, examples, 0), prompts.insert_at)
+    }
+
+    /// Of patch embedding and the first `blocks` blocks.
+    fn of_blocks(spec: &ModelSpec, g: &Geometry, blocks: usize) -> Self {
+        let examples = g.examples;
         let grid = PatchGrid { channels: spec.channels, image: spec.image, patch: spec.patch };
         let [d, hidden] = [spec.width, spec.hidden].map(|n| n as u64);
         let columns = hidden * hidden_columns(spec.mlp) as u64;
         let mut flops = Flops { linear: 2 * (examples * grid.len() * grid.patch_len()) as u64 * d, attention: 0 };
-        for rows in &g.blocks {
+        for rows in g.blocks.iter().take(blocks) {
             let [q, kv, out] = [&rows.q, &rows.kv, &rows.out].map(|rows| rows.len() as u64);
             flops.linear += 2 * (q * d * d + kv * d * 2 * d + out * (d * d + d * columns + hidden * d));
             flops.attention += attention_flops(&rows.q, &rows.kv, &rows.out, spec.width);
@@ -82,5 +92,8 @@ mod tests {
         let prompts = PromptLayout { prompts: 4, deep: false, insert_at: 6 };
         let [zero, one] = [0, 1].map(|k| Flops::of_pass(&spec, prompts, 1, k).total() as f64);
         assert!((0.4..0.55).contains(&(one / zero - 1.0)), "{}", one / zero);
+        // Embedding and half of the blocks, in which there are no prompts yet.
+        let prefix = Flops::of_prefix(&spec, prompts, 1).total() as f64;
+        assert!((0.49..0.51).contains(&(prefix / zero)), "{}", prefix / zero);
     }
 }

@@ -7,7 +7,8 @@ use crate::engine::Engine;
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// Gives a run's micro-batches as prefixes.
+/// Gives a run's micro-batches as prefixes: what [`TuneOptions::prefix_f16`](super::TuneOptions::prefix_f16) asks of a
+/// [`Job`](super::Job).
 #[derive(Clone)]
 pub struct Prefixes {
     items: Arc<[Item]>,
@@ -19,12 +20,12 @@ pub struct Prefixes {
 
 impl Prefixes {
     /// Of `items`, from `kept` where that has them.
-    pub fn new(items: Arc<[Item]>, kept: Option<Arc<PrefixCache>>) -> Self {
+    pub(super) fn new(items: Arc<[Item]>, kept: Option<Arc<PrefixCache>>) -> Self {
         Prefixes { items, kept, missing: Vec::new(), computed: Vec::new() }
     }
 
     /// The cache.
-    pub fn kept(&self) -> Option<Arc<PrefixCache>> {
+    pub(super) fn kept(&self) -> Option<Arc<PrefixCache>> {
         self.kept.clone()
     }
 

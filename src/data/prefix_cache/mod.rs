@@ -37,7 +37,7 @@ impl PrefixCacheOptions {
 const TILE: usize = 256;
 
 /// Records of one key, for the images of one data set. Threads may share it.
-pub struct PrefixCache {
+pub(crate) struct PrefixCache {
     path: PathBuf,
     file: CacheFile,
     /// Values of a record.
@@ -108,8 +108,7 @@ impl PrefixCache {
                 cache.writer = Some(Mutex::new(Writer { free, next, most, record, stopped: false }));
             }
         }
-        let kept = cache.places().iter().flatten().count();
-        log::info!("{}: {kept} of {} images are kept", cache.path.display(), items.len());
+        log::info!("{}: {} of {} images are kept", cache.path.display(), cache.kept(), items.len());
         Ok(cache)
     }
 
@@ -250,7 +249,7 @@ fn lock(file: &File, path: &Path) -> bool {
 }
 
 /// Rounds to the nearest f16, as a kept record is. False if a finite value is beyond f16's largest, 65504.
-pub fn round_to_f16(values: &mut [f32]) -> bool {
+pub(crate) fn round_to_f16(values: &mut [f32]) -> bool {
     let (mut tile, mut fits) = ([f16::ZERO; TILE], true);
     for values in values.chunks_mut(TILE) {
         let tile = &mut tile[..values.len()];

@@ -1,5 +1,6 @@
 use super::*;
-use crate::data::{Augment, Loader, LoaderOptions, Request, Sample, Split};
+use crate::data::loader::Sample;
+use crate::data::{Augment, Loader, LoaderOptions, Request, Split};
 use std::sync::Arc;
 
 const KEY: [u8; 32] = [3; 32];
