@@ -3,7 +3,7 @@
 use super::args::{DataArgs, ModelArgs, choice, count};
 use clap::{ArgGroup, Args};
 use foretune::memory::Budget;
-use foretune::tune::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use foretune::tune::{AugmentKind, GuessKind, HeadKind, Keep, OptimizerKind, TuneOptions};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -115,12 +115,18 @@ pub(super) struct TrainingArgs {
     pub(super) seed: u64,
     /// Share of each class's training images set aside for validation; 0 for none
     ///
-    /// Not used where the data set has a validation split of its own. The prompts that score best on it are kept.
+    /// Not used where the data set has a validation split of its own.
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT.val_fraction)]
     pub(super) val_fraction: f64,
     /// Steps between scores on the validation images; 0 for only at the end
     #[arg(long, value_name = "N", default_value_t = DEFAULT.eval_every)]
     pub(super) eval_every: u64,
+    /// Which prompts are the result
+    #[arg(long, value_name = "WHICH", default_value = "best", value_parser = choice::<Keep>(&[
+        ("best", "those that scored best on the validation images"),
+        ("last", "those of the last step"),
+    ]))]
+    pub(super) keep: Keep,
 }
 
 /// How the run is carried out; nothing here changes its result.

@@ -21,7 +21,7 @@ pub use estimator::Estimator;
 pub use event::{Event, Observer, Score};
 pub use learner::Feed;
 pub use optimizer::{Optimizer, OptimizerSettings};
-pub use options::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+pub use options::{AugmentKind, GuessKind, HeadKind, Keep, OptimizerKind, TuneOptions};
 pub use photos::{Batch, DecodeOptions, Photos};
 pub use prototype::Prototypes;
 pub use run::{Compare, Job, Resources, Scores, Splits, Trained, digest};

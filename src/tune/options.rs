@@ -73,6 +73,17 @@ pub enum AugmentKind {
     Vpt,
 }
 
+/// Which of a run's prompts are its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Those that scored best on the validation split.
+    #[default]
+    Best,
+    /// Those of the last step, as a comparison at equal steps needs them.
+    Last,
+}
+
 /// Everything that decides the bits of a run. A resumed run must be given the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +124,9 @@ pub struct TuneOptions {
     pub val_fraction: f64,
     /// Steps between evaluations on the validation split; 0 for only at the end.
     pub eval_every: u64,
+    /// Which prompts are kept.
+    #[serde(default)]
+    pub keep: Keep,
 }
 
 impl Default for TuneOptions {
@@ -136,6 +150,7 @@ impl Default for TuneOptions {
             seed: 0,
             val_fraction: 0.1,
             eval_every: 50,
+            keep: Keep::Best,
         }
     }
 }
