@@ -5,6 +5,7 @@ use super::args::{
     SynthArgs,
 };
 use super::bench::BenchArgs;
+use super::compare::CompareJob;
 use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
 use clap_complete::Shell;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) enum Job {
     Tune(Box<TuneJob>),
+    Compare(CompareJob),
     Eval(EvalJob),
     Predict(PredictJob),
     Inspect(PathBuf),
@@ -130,6 +132,7 @@ impl Job {
     pub(super) fn new(cli: Cli) -> Result<(Job, Global)> {
         let job = match cli.command {
             Command::Tune(args) => Job::Tune(Box::new(TuneJob::new(*args)?)),
+            Command::Compare(args) => Job::Compare(CompareJob::new(*args)?),
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
             Command::Inspect { path } => Job::Inspect(path),
@@ -170,7 +173,7 @@ impl DataSource {
 }
 
 impl TuneJob {
-    fn new(args: TuneArgs) -> Result<Self> {
+    pub(super) fn new(args: TuneArgs) -> Result<Self> {
         let TuneArgs { model, data, out, method, training, run } = args;
         let length = match (training.steps, training.epochs) {
             (steps, None) => Length::Steps(steps.unwrap_or(TuneOptions::default().steps)),
@@ -187,6 +190,7 @@ impl TuneJob {
             seed: training.seed,
             val_fraction: training.val_fraction,
             eval_every: training.eval_every,
+            keep: training.keep,
             // Placeholders until the training images have been counted.
             steps: 1,
             warmup: 0,
