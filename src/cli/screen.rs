@@ -98,7 +98,7 @@ impl Screen {
     /// Begins a run of `total`, of which `done` are complete; what was shown of the last one goes.
     pub(super) fn run(&mut self, name: &str, done: usize, total: usize) {
         let (began, first) = *self.runs_began.get_or_insert_with(|| (Instant::now(), done));
-        let eta = match done - first {
+        let eta = match done.saturating_sub(first) {
             0 => String::new(),
             made => {
                 let left = began.elapsed().mul_f64(total.saturating_sub(done) as f64 / made as f64);

@@ -19,7 +19,7 @@ pub(in super::super) struct CompareArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Guesses to compare, by name [default: weight-transpose,activation,directional; none where --method is given]
-    #[arg(long, value_name = "GUESS", value_delimiter = ',')]
+    #[arg(long, value_name = "GUESS,…", value_delimiter = ',')]
     methods: Option<Vec<String>>,
     /// A method by a name of your own, with the options of `tune` in which it differs; may be repeated
     ///
@@ -30,10 +30,10 @@ pub(in super::super) struct CompareArgs {
     /// Peak learning rates; each method gets the one with which the first seed has the lowest validation loss
     ///
     /// The test images are scored for the chosen rate only.
-    #[arg(long, value_name = "RATE", value_delimiter = ',', default_value = "0.01,0.03,0.1")]
+    #[arg(long, value_name = "RATE,…", value_delimiter = ',', default_value = "0.01,0.03,0.1")]
     lrs: Vec<f64>,
     /// Seeds of initial prompts, data order and guesses; the first also decides which images are for validation
-    #[arg(long, value_name = "SEED", value_delimiter = ',', default_value = "0,1,2")]
+    #[arg(long, value_name = "SEED,…", value_delimiter = ',', default_value = "0,1,2")]
     seeds: Vec<u64>,
     #[command(flatten)]
     model: ModelArgs,

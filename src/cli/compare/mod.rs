@@ -205,7 +205,9 @@ impl Comparison<'_> {
         }
         let known = known.cloned();
         let rate = if options.guess == GuessKind::None { String::new() } else { format!(", lr {}", options.lr) };
-        self.screen.run(&format!("{name}{rate}, seed {}", options.seed), self.seen.len(), self.total);
+        // One that was swept is counted, and lacks its test score only.
+        let done = self.seen.len() - usize::from(self.seen.contains(&(name.to_owned(), key.clone())));
+        self.screen.run(&format!("{name}{rate}, seed {}", options.seed), done, self.total);
         let plan = (self.plan)(method, &options, self.trial.dataset)?;
         let every = method.job.checkpoint_every;
         let record = self.trial.run(name, &key, options, test, &plan, every, known, &mut self.screen)?;

@@ -20,7 +20,20 @@ pub(super) enum Quantity {
 const WIDTH: u32 = 1160;
 const HEIGHT: u32 = 400;
 const LEGEND: u32 = 220;
-const LINE: i32 = 20;
+const LINE: i32 = 22;
+const TEXT: (&str, u32) = ("sans-serif", 16);
+
+/// Told apart by most people on white (after Okabe and Ito 2008, its yellow and black left out, two added).
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(117, 80, 160),
+    RGBColor(140, 86, 75),
+];
 
 /// A method as it is drawn.
 struct Line<'a> {
@@ -45,7 +58,8 @@ pub(super) fn svg(rows: &[Row], quantity: Quantity, path: &Path) -> Result<Strin
 }
 
 fn draw(rows: &[Row], quantity: Quantity, text: &mut String) -> Result<(), DrawError> {
-    let lines: Vec<Line> = rows.iter().enumerate().map(|(at, row)| line(row, at, quantity)).collect();
+    let lines: Vec<Line> =
+        rows.iter().enumerate().map(|(at, row)| line(row, at + COLOURS.len() - 1, quantity)).collect();
     let root = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
     let (panels, legend) = root.split_horizontally(WIDTH - LEGEND);
@@ -57,7 +71,7 @@ fn draw(rows: &[Row], quantity: Quantity, text: &mut String) -> Result<(), DrawE
     for (at, line) in (1..).zip(&lines) {
         let y = LINE * at;
         legend.draw(&PathElement::new([(4, y), (28, y)], line.colour.stroke_width(2)))?;
-        let style = ("sans-serif", 14).into_font().color(&BLACK);
+        let style = TEXT.into_font().color(&BLACK);
         legend.draw(&Text::new(line.row.method.clone(), (36, y - LINE / 3), style))?;
     }
     root.present()
@@ -78,10 +92,7 @@ fn line(row: &Row, at: usize, quantity: Quantity) -> Line<'_> {
     let colour = match row.method.as_str() {
         FROZEN => RGBColor(130, 130, 130),
         EXACT => BLACK,
-        _ => {
-            let (r, g, b) = Palette99::pick(at).to_backend_color().rgb;
-            RGBColor(r, g, b)
-        }
+        _ => COLOURS[at % COLOURS.len()],
     };
     Line { row, colour, points }
 }
@@ -110,8 +121,8 @@ fn panel(
     let end = ends.fold(1.0, f64::max);
     let mut chart: ChartContext<_, Cartesian2d<RangedCoordf64, RangedCoordf64>> = ChartBuilder::on(area)
         .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
         .build_cartesian_2d(0.0..1.02 * end, levels)?;
     let what = match quantity {
         Quantity::Loss => "validation loss, nats",
@@ -121,6 +132,8 @@ fn panel(
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
+        .label_style(TEXT)
+        .axis_desc_style(TEXT)
         .x_desc(along)
         .y_desc(what)
         .x_label_formatter(&ticks)
