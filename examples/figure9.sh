@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Full-size comparison after figure 9 of arXiv 2312.04709: ViT-B/16 on CUB-200-2011, Stanford Cars and Stanford Dogs; the
-# frozen head, forward-only guesses and the exact gradient at equal steps. Built on examples/compare.rs: interrupted, the
-# same command continues. The hyperparameters below are this script's, not the paper's.
+# frozen head, forward-only guesses and the exact gradient at equal steps. Runs `foretune compare`: interrupted, the same
+# command continues. The hyperparameters below are this script's, not the paper's.
 set -euo pipefail
 
 help() {
@@ -10,11 +10,12 @@ usage: examples/figure9.sh --model PATH --data FORMAT=DIR [--data FORMAT=DIR]...
 
   --model PATH        ViT-B/16 weights
   --data FORMAT=DIR   a data set: cub=DIR, cars=DIR, dogs=DIR (or folder=DIR, csv=DIR)
-  --out DIR           results, one file per data set, and table.md [default: figure9-out]
+  --out DIR           results, a folder per data set, head and block, and table.txt [default: figure9-out]
   --dry-run           check the paths, print the commands, run nothing
 
 Environment, with defaults: STEPS=500 LRS=0.001,0.01,0.1 HEADS=prototype,linear INSERT_AT=0,3 IMAGE_SIZE=224 BATCH=64
-MICRO_BATCH=16 TANGENTS=2 PROMPTS=10 SEED=0, and DEEP=1 for a prompt set per block. Change --out with them.
+MICRO_BATCH=16 TANGENTS=2 PROMPTS=10 SEEDS=0 HEAD_LR=0.003 VAL_FRACTION=0.2, METHODS for other guesses than the usual, and
+DEEP=1 for a prompt set per block.
 
 What to download, and what must be where:
 
@@ -104,20 +105,27 @@ run() {
     printf '+%s\n' "$(printf ' %q' "$@")" >&2
     [[ $dry ]] || "$@"
 }
-run cargo build --manifest-path "$root/Cargo.toml" --release --example compare
-compare=${CARGO_TARGET_DIR:-$root/target}/release/examples/compare
+run cargo build --manifest-path "$root/Cargo.toml" --release --bin foretune
+foretune=${CARGO_TARGET_DIR:-$root/target}/release/foretune
 run mkdir -p "$out"
 
-tables=()
+table=$out/table.txt
+if [[ $dry ]]; then table=/dev/null; fi
+: >"$table"
+IFS=, read -ra heads <<<"${HEADS:-prototype,linear}"
+IFS=, read -ra blocks <<<"${INSERT_AT:-0,3}"
 for set in "${sets[@]}"; do
     format=${set%%=*} dir=${set#*=}
-    results=$out/$format-$(basename "$dir").jsonl
-    tables+=(--results "$results")
-    # VPT's recipe (resize 256, random crop 224, flip) for full-size photos.
-    run "$compare" --model "$model" --data "$dir" --format "$format" --results "$results" --vpt-augment \
-        --image-size "${IMAGE_SIZE:-224}" --heads "${HEADS:-prototype,linear}" --insert-at "${INSERT_AT:-0,3}" \
-        --lrs "${LRS:-0.001,0.01,0.1}" --steps "${STEPS:-500}" --batch "${BATCH:-64}" \
-        --micro-batch "${MICRO_BATCH:-16}" --tangents "${TANGENTS:-2}" --prompts "${PROMPTS:-10}" --seed "${SEED:-0}" \
-        ${DEEP:+--deep}
+    for head in "${heads[@]}"; do
+        for block in "${blocks[@]}"; do
+            name=$format-$(basename "$dir")-$head-$block
+            printf '%s\n' "$name" | tee -a "$table"
+            # VPT's recipe (resize 256, random crop 224, flip) for full-size photos.
+            run "$foretune" compare --model "$model" --data "$dir" --format "$format" --out "$out/$name" --augment vpt \
+                --image-size "${IMAGE_SIZE:-224}" --head "$head" --head-lr "${HEAD_LR:-0.003}" --insert-at "$block" \
+                --lrs "${LRS:-0.001,0.01,0.1}" --seeds "${SEEDS:-0}" --steps "${STEPS:-500}" --batch "${BATCH:-64}" \
+                --val-fraction "${VAL_FRACTION:-0.2}" --micro-batch "${MICRO_BATCH:-16}" --tangents "${TANGENTS:-2}" \
+                --prompts "${PROMPTS:-10}" ${METHODS:+--methods "$METHODS"} ${DEEP:+--deep} | tee -a "$table"
+        done
+    done
 done
-run "$compare" "${tables[@]}" --table | if [[ $dry ]]; then cat; else tee "$out/table.md"; fi

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// Writes `path` through a temporary file beside it. On any error the temporary file is removed and what stood at `path`
 /// is untouched.
-pub(crate) fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`] when something cannot be written.
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     replace(path, |temporary| {
         let mut writer = BufWriter::with_capacity(1 << 16, File::create(temporary)?);
         fill(&mut writer)?;

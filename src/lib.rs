@@ -137,6 +137,9 @@ pub mod weights;
 
 pub use classifier::Classifier;
 pub use error::{Error, Result};
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use files::write_atomic;
 pub use model::{LoadOptions, Model, ModelSpec};
 pub use predictor::Predictor;
 pub use session::{Metrics, Progress, Session, SessionOptions};

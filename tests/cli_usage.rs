@@ -17,6 +17,7 @@ fn tune<'a>(more: &[&'a str]) -> Vec<&'a str> {
 fn help_and_version_go_to_standard_output() {
     for command in [
         "tune",
+        "compare",
         "eval",
         "predict",
         "inspect",

@@ -365,7 +365,7 @@ fn an_engine_and_its_guess_are_one_reservation() {
     assert_eq!((made.0 - before.0, made.1 - before.1), (1, measured));
     for _ in 0..2 {
         // The second takes the place of the first.
-        assert!(Engine::guess(&engine, kind).unwrap().is_some());
+        assert!(Engine::directions(&engine, &kind.into()).unwrap().is_some());
     }
     let images = vec![0.5; 2 * engine.image_len()];
     let mut inputs = vec![0.0; 2 * model.spec.head_width()];
@@ -374,6 +374,6 @@ fn an_engine_and_its_guess_are_one_reservation() {
 
     // An engine that was made for another guess has no room for this one, and says so.
     let engine = native.engine(layout, examples, tangents).unwrap();
-    let refused = Engine::guess(&engine, kind).map(|_| ());
+    let refused = Engine::directions(&engine, &kind.into()).map(|_| ());
     assert!(matches!(refused, Err(Error::Arena { left: 0, .. })), "{refused:?}");
 }

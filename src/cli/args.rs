@@ -1,6 +1,7 @@
 //! The command line as clap reads it: names, defaults and help, nothing that looks at a file.
 
 use super::bench::BenchArgs;
+use super::compare::CompareArgs;
 use super::corrupt_args::CorruptArgs;
 use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
@@ -59,6 +60,10 @@ pub(super) enum Command {
     /// Ctrl-C stops after the current step and saves a checkpoint; --resume continues from it and gives the same adapter,
     /// to the bit, as a run that was never stopped.
     Tune(Box<TuneArgs>),
+    /// Compare gradients on a data set at equal steps: the frozen model, guesses, and the exact gradient
+    ///
+    /// Ctrl-C stops after the current step; the same command continues, and repeats no run that DIR/runs.jsonl has.
+    Compare(Box<CompareArgs>),
     /// Score a model, with or without an adapter, on a data set
     Eval(EvalArgs),
     /// Print the top classes of images
@@ -135,7 +140,7 @@ pub(super) enum DataCommand {
 }
 
 /// Which weights, and how the encoder is set up.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
     /// Weights: a safetensors file, or the folder that holds model.safetensors (or its shards) and config.json
@@ -177,7 +182,7 @@ pub(super) const FORMATS: &[(&str, &str)] = &[
 ];
 
 /// Which data.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct DataArgs {
     /// The data set's folder; for csv, also the table itself

@@ -5,6 +5,7 @@ use super::args::{
     SynthArgs,
 };
 use super::bench::BenchArgs;
+use super::compare::CompareJob;
 use super::corrupt_args::CorruptArgs;
 use super::device::DeviceChoice;
 use super::tune_args::{MethodArgs, TuneArgs};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) enum Job {
     Tune(Box<TuneJob>),
+    Compare(CompareJob),
     Eval(EvalJob),
     Predict(PredictJob),
     Inspect(PathBuf),
@@ -141,6 +143,7 @@ impl Job {
     pub(super) fn new(cli: Cli) -> Result<(Job, Global)> {
         let job = match cli.command {
             Command::Tune(args) => Job::Tune(Box::new(TuneJob::new(*args)?)),
+            Command::Compare(args) => Job::Compare(CompareJob::new(*args)?),
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
             Command::Inspect { path } => Job::Inspect(path),
@@ -182,7 +185,7 @@ impl DataSource {
 }
 
 impl TuneJob {
-    fn new(args: TuneArgs) -> Result<Self> {
+    pub(super) fn new(args: TuneArgs) -> Result<Self> {
         let TuneArgs { model, data, out, method, training, run } = args;
         let length = match (training.steps, training.epochs) {
             (steps, None) => Length::Steps(steps.unwrap_or(TuneOptions::default().steps)),
@@ -202,6 +205,7 @@ impl TuneJob {
             val_fraction: training.val_fraction,
             eval_every: training.eval_every,
             prefix_f16: prefix_cache.is_some(),
+            keep: training.keep,
             // Placeholders until the training images have been counted.
             steps: 1,
             warmup: 0,
@@ -270,6 +274,11 @@ fn with_method(options: TuneOptions, method: &MethodArgs) -> TuneOptions {
     TuneOptions {
         guess: method.guess,
         tangents: method.tangents,
+        power: method.power,
+        rank: method.rank,
+        orthonormal: method.orthonormal,
+        unit_rms: method.unit_rms,
+        clip: method.clip,
         prompts: method.prompts,
         deep: method.deep,
         insert_at: method.insert_at,

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod compare;
 mod corrupt_args;
 mod device;
 mod interrupt;
@@ -72,6 +73,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
     }
     match job {
         Job::Tune(job) => run_tune::run(&job, global).map(|()| true),
+        Job::Compare(job) => compare::run(&job, global),
         Job::Eval(job) => run_eval::run(&job, global).map(|()| true),
         Job::Predict(job) => run_predict::run(&job, global),
         Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),

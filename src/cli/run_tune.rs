@@ -106,7 +106,7 @@ impl Run<'_> {
 }
 
 /// The head stored in the adapter at `path`, if it belongs to this model and these classes.
-fn foreign_head(path: &Path, model: &Model, dataset: &Dataset) -> Result<Option<Head>> {
+pub(super) fn foreign_head(path: &Path, model: &Model, dataset: &Dataset) -> Result<Option<Head>> {
     let adapter = Adapter::open(path)?;
     adapter.check_backbone(path, &model.spec, &model.fingerprint())?;
     if adapter.classes != dataset.classes {

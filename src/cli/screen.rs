@@ -2,7 +2,7 @@
 
 use super::args::Global;
 use super::{interrupt, output};
-use foretune::tune::{Event, Observer};
+use foretune::tune::{Event, Noise, Observer};
 use foretune::{Error, Result};
 use indicatif::{FormattedDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -19,6 +19,8 @@ pub(super) fn suspended<T>(write: impl FnOnce() -> T) -> T {
 
 /// Seconds between plain lines.
 const EVERY: Duration = Duration::from_secs(10);
+/// The line of a run among several.
+const RUNS: &str = "{msg} {wide_bar}";
 /// Weight of history in the loss and accuracy shown, which single batches make jump.
 const SMOOTHING: f64 = 0.9;
 
@@ -34,6 +36,10 @@ pub(super) struct Screen {
     mode: Mode,
     every: Duration,
     last_line: Option<Instant>,
+    /// Line of the run, where there are several.
+    runs: Option<ProgressBar>,
+    /// When and after how many runs this process began with them.
+    runs_began: Option<(Instant, usize)>,
     /// Bar of the steps, there from the first step on.
     steps: Option<ProgressBar>,
     /// Bar of the current phase.
@@ -44,6 +50,8 @@ pub(super) struct Screen {
     began: Option<(Instant, u64)>,
     /// Smoothed loss and accuracy.
     recent: Option<[f64; 2]>,
+    /// Smoothed signal-to-noise ratio of the gradient, and the share of the noise that more tangents would lessen.
+    noise: Option<(f64, Option<f64>)>,
     /// Why standard output cannot be written.
     failed: Option<Error>,
 }
@@ -68,12 +76,15 @@ impl Screen {
             mode,
             every,
             last_line: None,
+            runs: None,
+            runs_began: None,
             steps: None,
             phase: None,
             phase_name: "",
             phase_total: 0,
             began: None,
             recent: None,
+            noise: None,
             failed: None,
         }
     }
@@ -87,8 +98,33 @@ impl Screen {
         self.failed.take().map_or(Ok(()), Err)
     }
 
+    /// Begins a run of `total`, of which `done` are complete; what was shown of the last one goes.
+    pub(super) fn run(&mut self, name: &str, done: usize, total: usize) {
+        let (began, first) = *self.runs_began.get_or_insert_with(|| (Instant::now(), done));
+        let eta = match done.saturating_sub(first) {
+            0 => String::new(),
+            made => {
+                let left = began.elapsed().mul_f64(total.saturating_sub(done) as f64 / made as f64);
+                format!("  ETA {}", FormattedDuration(left))
+            }
+        };
+        let text = format!("run {}/{total}: {}{eta}", done + 1, output::printable(name));
+        (self.began, self.recent) = (None, None);
+        match self.mode {
+            Mode::Bar => {
+                self.clear();
+                let bar = BARS.add(ProgressBar::new(total as u64));
+                bar.set_style(style(RUNS));
+                bar.set_position(done as u64);
+                bar.set_message(text);
+                self.runs = Some(bar);
+            }
+            _ => self.say(&text),
+        }
+    }
+
     fn clear(&mut self) {
-        for bar in [self.phase.take(), self.steps.take()].into_iter().flatten() {
+        for bar in [self.phase.take(), self.steps.take(), self.runs.take()].into_iter().flatten() {
             bar.finish_and_clear();
         }
     }
@@ -138,15 +174,27 @@ impl Screen {
         }
     }
 
+    fn noise(&mut self, found: &Noise) {
+        let Noise { signal_to_noise, guessing } = *found;
+        self.noise = Some(match self.noise {
+            Some((old, share)) => (blend(old, signal_to_noise), share.zip(guessing).map(|(a, b)| blend(a, b))),
+            None => (signal_to_noise, guessing),
+        });
+    }
+
     fn step(&mut self, step: u64, steps: u64, [loss, accuracy]: [f64; 2], images_per_second: f64) {
-        let blend = |old: f64, new: f64| SMOOTHING * old + (1.0 - SMOOTHING) * new;
         let [loss, accuracy] = match self.recent {
             Some([old_loss, old_accuracy]) => [blend(old_loss, loss), blend(old_accuracy, accuracy)],
             None => [loss, accuracy],
         };
         self.recent = Some([loss, accuracy]);
         let (began, first) = *self.began.get_or_insert_with(|| (Instant::now(), step));
-        let figures = || format!("loss {loss:.4}  acc {:.1} %  {images_per_second:.1} img/s", accuracy * 100.0);
+        let noise = match self.noise {
+            Some((ratio, Some(share))) => format!("  S/N {ratio:.2} (noise: {:.0} % guessing)", share * 100.0),
+            Some((ratio, None)) => format!("  S/N {ratio:.2}"),
+            None => String::new(),
+        };
+        let figures = || format!("loss {loss:.4}  acc {:.1} %{noise}  {images_per_second:.1} img/s", accuracy * 100.0);
         match self.mode {
             Mode::Bar => {
                 if let Some(phase) = self.phase.take() {
@@ -178,6 +226,11 @@ impl Screen {
     }
 }
 
+/// Of an old smoothed value and a new one.
+fn blend(old: f64, new: f64) -> f64 {
+    SMOOTHING * old + (1.0 - SMOOTHING) * new
+}
+
 impl Observer for Screen {
     fn event(&mut self, event: &Event) {
         if let Mode::Json = self.mode {
@@ -193,6 +246,7 @@ impl Observer for Screen {
             Event::Step { step, steps, loss, accuracy, images_per_second, .. } => {
                 self.step(*step, *steps, [*loss, *accuracy], *images_per_second);
             }
+            Event::Noise { noise, .. } => self.noise(noise),
             Event::Skipped { step, reason } => self.say(&format!("step {step} skipped: {reason}")),
             Event::Evaluated { step, score, best } => {
                 let best = if *best { " (best so far)" } else { "" };
@@ -287,10 +341,27 @@ mod tests {
     }
 
     #[test]
+    fn runs_are_counted_and_begin_anew() {
+        let buffer = Buffer::default();
+        let mut screen = Screen::with(Mode::Lines(Box::new(buffer.clone())), Duration::ZERO);
+        for done in 2..4 {
+            screen.run("activation, lr 0.1, seed 0", done, 5);
+            screen.event(&step(30));
+        }
+        screen.finish().unwrap();
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "run 3/5: activation, lr 0.1, seed 0");
+        assert!(lines[2].starts_with("run 4/5: activation, lr 0.1, seed 0  ETA 00:0"), "{}", lines[2]);
+        assert!(!lines[3].contains("ETA"), "{}", lines[3]);
+    }
+
+    #[test]
     fn templates_are_valid() {
         for template in [
             "{msg} {wide_bar} {pos}/{len} images  {per_sec}  ETA {eta}",
             "tune {wide_bar} {pos}/{len} steps  {msg}  ETA {eta}",
+            RUNS,
         ] {
             ProgressStyle::with_template(template).unwrap();
         }

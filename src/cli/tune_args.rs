@@ -4,7 +4,7 @@ use super::args::{DataArgs, ModelArgs, choice, count};
 use clap::{ArgGroup, Args};
 use foretune::data::PrefixCacheOptions;
 use foretune::memory::Budget;
-use foretune::tune::{AugmentKind, GuessKind, HeadKind, OptimizerKind, TuneOptions};
+use foretune::tune::{AugmentKind, GuessKind, HeadKind, Keep, OptimizerKind, TuneOptions};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -33,17 +33,39 @@ pub(super) struct TuneArgs {
 #[command(next_help_heading = "Method")]
 pub(super) struct MethodArgs {
     /// Where the gradient of the prompts comes from
-    #[arg(long, value_name = "GUESS", default_value = "weight-transpose", value_parser = choice::<GuessKind>(&[
-        ("weight-transpose", "directions that the block's own weights make likely, scaled by their exact derivative"),
-        ("directional", "one random direction for the whole batch"),
-        ("activation", "a random direction per example"),
-        ("backprop", "the exact gradient, block by block: needs more memory, for comparison"),
-        ("none", "no prompts: only the head, on the frozen model"),
-    ]))]
+    ///
+    /// weight-transpose: directions that the block's own weights make likely, scaled by their exact derivative;
+    /// activation: a random direction per example;
+    /// directional: one random direction for the whole batch;
+    /// mixing: random mixtures of the example's own tokens;
+    /// downstream:M: noise sent back through the next M blocks, which are recomputed one at a time;
+    /// self-sharpening: weight-transpose of noise that all leans one way;
+    /// matched-cosine: the exact gradient with an error as large as weight-transpose's, but unbiased, for comparison;
+    /// backprop: the exact gradient, block by block: needs more memory, for comparison;
+    /// none: no prompts: only the head, on the frozen model.
+    #[arg(long, value_name = "GUESS", default_value_t = DEFAULT.guess)]
     pub(super) guess: GuessKind,
     /// Directions K per example and step; each costs about one more forward pass
     #[arg(long, value_name = "K", default_value_t = DEFAULT.tangents, value_parser = count(1..=4096))]
     pub(super) tangents: usize,
+    /// Power of the singular values of the weights that noise is sent back through: 1 leaves them, 0 makes all directions equally
+    /// likely
+    #[arg(long, value_name = "POWER", default_value_t = DEFAULT.power)]
+    pub(super) power: f64,
+    /// Largest singular values of those weights that are used; 0 for all
+    #[arg(long, value_name = "RANK", default_value_t = DEFAULT.rank, value_parser = count(0..=1 << 20))]
+    pub(super) rank: usize,
+    /// Make an example's K directions orthogonal
+    #[arg(long)]
+    pub(super) orthonormal: bool,
+    /// Scale every prompt token of a direction to a root mean square of 1
+    #[arg(long)]
+    pub(super) unit_rms: bool,
+    /// Most that an example counts in a step, as a multiple of the batch's median derivative; 0 for no limit
+    ///
+    /// A few examples of a batch have derivatives many times the others', and would decide the step.
+    #[arg(long, value_name = "MULTIPLE", default_value_t = DEFAULT.clip)]
+    pub(super) clip: f64,
     /// Prompt tokens per set
     #[arg(long, value_name = "P", default_value_t = DEFAULT.prompts, value_parser = count(1..=4096))]
     pub(super) prompts: usize,
@@ -116,12 +138,18 @@ pub(super) struct TrainingArgs {
     pub(super) seed: u64,
     /// Share of each class's training images set aside for validation; 0 for none
     ///
-    /// Not used where the data set has a validation split of its own. The prompts that score best on it are kept.
+    /// Not used where the data set has a validation split of its own.
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT.val_fraction)]
     pub(super) val_fraction: f64,
     /// Steps between scores on the validation images; 0 for only at the end
     #[arg(long, value_name = "N", default_value_t = DEFAULT.eval_every)]
     pub(super) eval_every: u64,
+    /// Which prompts are the result
+    #[arg(long, value_name = "WHICH", default_value = "best", value_parser = choice::<Keep>(&[
+        ("best", "those that scored best on the validation images"),
+        ("last", "those of the last step"),
+    ]))]
+    pub(super) keep: Keep,
 }
 
 /// How the run is carried out; nothing here changes its result but whether there is a prefix cache.

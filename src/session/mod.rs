@@ -24,7 +24,8 @@ const GIVEN: &str = "given by the program";
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     /// What decides the result. `batch` is the most examples of a step, `steps` the length of the cosine schedule (`u64::MAX`: the
-    /// rate stays). `augment`, `val_fraction`, `eval_every` and `prefix_f16` are not looked at: the program chooses what it hands over.
+    /// rate stays). `augment`, `val_fraction`, `eval_every`, `keep` and `prefix_f16` are not looked at: the program chooses what it hands
+    /// over.
     pub tune: TuneOptions,
     /// Examples per pass; no bit depends on it.
     pub micro_batch: usize,

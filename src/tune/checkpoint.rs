@@ -34,7 +34,7 @@ pub struct RunIdentity {
 /// State vectors of an optimizer by name; see [`Optimizer::state`](super::Optimizer::state).
 pub type OptimizerState = Vec<(String, Vec<f32>)>;
 
-/// The best prompts a run has seen on its validation split.
+/// The prompts that will be kept of those scored on the validation split: the best, or under [`Keep::Last`](super::Keep) the latest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Best {
     /// Steps complete when they were scored.
@@ -64,7 +64,7 @@ pub struct TrainState {
     pub head: Option<Head>,
     /// Optimizer state of a linear head; empty when the head is not trained.
     pub head_optimizer: OptimizerState,
-    /// Best so far, if the validation split has been scored.
+    /// What will be kept so far, if the validation split has been scored.
     pub best: Option<Best>,
     /// Complete steps when the validation split was last scored.
     pub scored: Option<u64>,

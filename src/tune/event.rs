@@ -1,11 +1,11 @@
 //! What a run tells its caller while it runs.
 
 use super::Noise;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Accuracy and loss over a split.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Share of examples whose top class is their label, 0..1.
     pub accuracy: f64,
@@ -69,7 +69,7 @@ pub enum Event {
         /// The score.
         #[serde(flatten)]
         score: Score,
-        /// Whether it is the best so far, and so what will be kept.
+        /// Whether it is the best so far, and so what will be kept; never where the last prompts are kept.
         best: bool,
     },
     /// A training checkpoint was written.

@@ -26,7 +26,7 @@ pub use estimator::{Estimator, Noise};
 pub use event::{Event, Observer, Score};
 pub use learner::Feed;
 pub use optimizer::{Optimizer, OptimizerSettings};
-pub use options::{AugmentKind, HeadKind, OptimizerKind, TuneOptions};
+pub use options::{AugmentKind, HeadKind, Keep, OptimizerKind, TuneOptions};
 pub use photos::{Batch, DecodeOptions, PhotoStream, Photos};
 pub use prefixes::Prefixes;
 pub use prototype::Prototypes;

@@ -45,6 +45,17 @@ pub enum AugmentKind {
     Vpt,
 }
 
+/// Which of a run's prompts are its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Those that scored best on the validation split.
+    #[default]
+    Best,
+    /// Those of the last step, as a comparison at equal steps needs them.
+    Last,
+}
+
 /// Everything that decides the bits of a run. A resumed run must be given the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -99,6 +110,8 @@ pub struct TuneOptions {
     /// Passes begin at block `insert_at`, ahead of which nothing is tuned, with what it reads of an image rounded to f16: as it is kept
     /// by [`Resources::prefix_cache`](super::Resources::prefix_cache), and whether it is or not.
     pub prefix_f16: bool,
+    /// Which prompts are kept.
+    pub keep: Keep,
 }
 
 impl Default for TuneOptions {
@@ -128,6 +141,7 @@ impl Default for TuneOptions {
             val_fraction: 0.1,
             eval_every: 50,
             prefix_f16: false,
+            keep: Keep::Best,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::learner::{Learner, MOST_SKIPS, Outcome};
 use super::order::requests;
 use super::photos::Photos;
 use super::score::score;
-use super::{Event, GuessKind, Observer, TuneOptions};
+use super::{Event, GuessKind, Keep, Observer, TuneOptions};
 use crate::engine::Engine;
 use crate::model::{Head, ModelSpec};
 use crate::rng::{Purpose, Stream};
@@ -194,7 +194,7 @@ impl<'a> Tuner<'a> {
         }
     }
 
-    /// Scores the validation split and keeps the best.
+    /// Scores the validation split and keeps the best, or the latest.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let prompts = self.state().prompts.as_slice().expect("prompts are row-major").to_vec();
         let head = self.learner.head()?.clone();
@@ -205,16 +205,17 @@ impl<'a> Tuner<'a> {
         }
         let step = self.state().step;
         self.learner.state_mut().scored = Some(step);
+        let keeps_last = self.state().identity.options.keep == Keep::Last;
         let better = self.state().best.as_ref().is_none_or(|best| {
             let gain = (score.accuracy, -score.loss);
             gain > (best.score.accuracy, -best.score.loss)
         });
-        if better {
+        if better || keeps_last {
             let head = self.learner.trains_head().then_some(head);
             let state = self.learner.state_mut();
             state.best = Some(Best { step, score, prompts: state.prompts.clone(), head });
         }
-        observer.event(&Event::Evaluated { step, score, best: better });
+        observer.event(&Event::Evaluated { step, score, best: better && !keeps_last });
         Ok(())
     }
 
