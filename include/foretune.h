@@ -342,7 +342,7 @@ typedef struct foretune_session_options {
      */
     double weight_decay;
     /**
-     * Momentum of SGD.
+     * Momentum of SGD; β₁ of AdamW.
      */
     double momentum;
     /**

@@ -87,7 +87,7 @@ pub struct foretune_session_options {
     pub head_lr: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Momentum of SGD.
+    /// Momentum of SGD; β₁ of AdamW.
     pub momentum: f64,
     /// Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes 500.
     pub steps: u64,

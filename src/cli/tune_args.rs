@@ -110,7 +110,7 @@ pub(super) struct TrainingArgs {
     /// Decoupled weight decay
     #[arg(long, value_name = "DECAY", default_value_t = DEFAULT.weight_decay)]
     pub(super) weight_decay: f64,
-    /// Momentum of sgd
+    /// Momentum of sgd, or the decay rate β₁ of adamw
     #[arg(long, value_name = "MU", default_value_t = DEFAULT.momentum)]
     pub(super) momentum: f64,
     /// Optimizer steps of the run [default: 500]

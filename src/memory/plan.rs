@@ -172,7 +172,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let state = |parameters: u64| parameters * F32 * (2 + moments + 1 + 3 * (2 + moments));
     // Where an example may count so much only, its gradient waits for the batch's others; noise in f32 turns it away from itself.
     let waiting = if options.clip > 0.0 { batch } else { m };
-    let exact = if options.guess.is_exact() { (waiting + 1) * parameters * F32 + 3 * batch * F64 } else { 0 };
+    let exact = if options.guess.is_exact() { (waiting + 1) * parameters * F32 } else { 0 };
+    let magnitudes = if options.clip > 0.0 { 3 * batch * F64 } else { 0 };
     let transposed = match options.guess.transposed_blocks(layout, spec.depth) {
         0 => 0,
         blocks => tape(spec, layout, blocks as u64, m),
@@ -193,9 +194,8 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     } else {
         sizes.staging as u64 * F32
     };
-    // Weights of the sum, twice, with the magnitudes they are cut by; half an estimate to measure its noise.
-    let drawn = if options.guess.draws() { options.tangents as u64 } else { 0 };
-    let guess = guess + drawn.min(1) * (batch * (2 * drawn + 3) * F64 + parameters * F32);
+    // Half an estimate, to measure the noise of the whole.
+    let guess = guess + if options.guess.is_forward_only() { parameters * F32 } else { 0 };
     let guess = guess + if options.guessing().is_kept() { kept_bytes(options, spec, m) } else { 0 };
     let carved = |lens: &[usize]| lens.iter().map(|&len| cpu::memory::Buffer::bytes(len) as u64).sum::<u64>();
     let guess = {
@@ -222,7 +222,10 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
         Line { name: "head", bytes: head_state.max(fit + head * F32) },
         Line { name: "exact gradients", bytes: exact },
         Line { name: "blocks transposed", bytes: transposed },
-        Line { name: "derivatives and losses", bytes: batch * (F32 + k.max(options.tangents as u64) * F32) },
+        Line {
+            name: "derivatives and losses",
+            bytes: batch * (F32 + k.max(options.tangents as u64) * F32) + magnitudes,
+        },
         Line {
             name: "decoding",
             bytes: decode.threads as u64 * decode.limit + decode.ahead as u64 * image.max(prefix) * F32,

@@ -37,13 +37,7 @@ pub struct Estimator {
     factors: Vec<f64>,
     sorted: Vec<f64>,
     sum: Vec<f64>,
-    halves: Halves,
-}
-
-/// Estimates of half a step.
-#[derive(Default)]
-struct Halves {
-    weights: Vec<f64>,
+    /// An estimate of half a step.
     half: Vec<f32>,
 }
 
@@ -62,7 +56,7 @@ impl Estimator {
             factors: Vec::new(),
             sorted: Vec::new(),
             sum: Vec::new(),
-            halves: Halves::default(),
+            half: Vec::new(),
         }
     }
 
@@ -134,23 +128,38 @@ impl Estimator {
 
     /// ĝ `[S, p, d]` of a step from all its derivatives L̇ `[B, K]`, summed in (example, tangent) order.
     pub fn gradient(&mut self, step: u64, tangents: usize, derivatives: &[f32], out: &mut [f32]) -> Result<()> {
-        let scale = 1.0 / derivatives.len() as f64;
-        self.magnitudes.clear();
-        let magnitude = |row: &[f32]| row.iter().map(|&l| f64::from(l).powi(2)).sum::<f64>().sqrt();
-        self.magnitudes.extend(derivatives.chunks_exact(tangents).map(magnitude));
-        clip::factors(&self.magnitudes, self.clip, &mut self.sorted, &mut self.factors);
-        self.weights.clear();
-        for (row, factor) in derivatives.chunks_exact(tangents).zip(&self.factors) {
-            self.weights.extend(row.iter().map(|&l| f64::from(l) * scale * factor));
+        if self.clip > 0.0 {
+            let magnitude = |row: &[f32]| row.iter().map(|&l| f64::from(l).powi(2)).sum::<f64>().sqrt();
+            self.magnitudes.clear();
+            self.magnitudes.extend(derivatives.chunks_exact(tangents).map(magnitude));
+            clip::factors(&self.magnitudes, self.clip, &mut self.sorted, &mut self.factors);
         }
-        let weights = std::mem::take(&mut self.weights);
-        let done = self.weighted(step, tangents, &weights, out);
+        self.weighted(step, tangents, derivatives, |_, _| 1.0, out)
+    }
+
+    /// 1/(B·K) Σ_b Σ_k part(b, k)·c_b·L̇_bk·y_bk `[S, p, d]`.
+    fn weighted(
+        &mut self,
+        step: u64,
+        tangents: usize,
+        derivatives: &[f32],
+        part: impl Fn(usize, usize) -> f64,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let scale = 1.0 / derivatives.len() as f64;
+        let mut weights = std::mem::take(&mut self.weights);
+        weights.clear();
+        for (b, row) in derivatives.chunks_exact(tangents).enumerate() {
+            let scale = scale * self.factors.get(b).copied().unwrap_or(1.0);
+            weights.extend(row.iter().enumerate().map(|(k, &l)| f64::from(l) * scale * part(b, k)));
+        }
+        let done = self.sum_up(step, tangents, &weights, out);
         self.weights = weights;
         done
     }
 
     /// Σ weights·y `[S, p, d]`, weights `[B, K]`.
-    fn weighted(&mut self, step: u64, tangents: usize, weights: &[f64], out: &mut [f32]) -> Result<()> {
+    fn sum_up(&mut self, step: u64, tangents: usize, weights: &[f64], out: &mut [f32]) -> Result<()> {
         let [sets, prompts, width] = self.shape;
         let examples = weights.len() / tangents;
         if let Some(kept) = &self.kept {
@@ -181,47 +190,113 @@ impl Estimator {
         Ok(())
     }
 
-    /// How far the estimate `gradient` that [`Estimator::gradient`] has just made can be trusted; `None` for one example.
+    /// How far the estimate `gradient` that [`Estimator::gradient`] has just made of `derivatives` can be trusted; `None` for one
+    /// example.
     ///
     /// With a and b the estimates of two halves, E⟨a, b⟩ is the squared norm of what they share: of the mean gradient for halves of the
     /// batch, of the batch's own for halves of the tangents.
-    pub fn measure(&mut self, step: u64, tangents: usize, gradient: &[f32]) -> Result<Option<Noise>> {
-        if self.weights.len() < 2 * tangents {
+    pub fn measure(
+        &mut self,
+        step: u64,
+        tangents: usize,
+        derivatives: &[f32],
+        gradient: &[f32],
+    ) -> Result<Option<Noise>> {
+        if derivatives.len() < 2 * tangents {
             return Ok(None);
         }
         let total: f64 = gradient.iter().map(|&g| f64::from(g).powi(2)).sum();
-        let signal = self.shared_part(step, tangents, gradient, |example, _| example)?;
-        let of_batch = match tangents {
-            1 => None,
-            _ => Some(self.shared_part(step, tangents, gradient, |_, tangent| tangent)?),
+        let even = |number: usize| if number.is_multiple_of(2) { 2.0 } else { 0.0 };
+        let mut half = std::mem::take(&mut self.half);
+        half.resize(gradient.len(), 0.0);
+        let mut shared = |this: &mut Self, part: &dyn Fn(usize, usize) -> f64| -> Result<f64> {
+            this.weighted(step, tangents, derivatives, part, &mut half)?;
+            let product = half.iter().zip(gradient).map(|(&a, &g)| f64::from(a) * (2.0 * f64::from(g) - f64::from(a)));
+            Ok(product.sum())
         };
+        let signal = shared(self, &|example, _| even(example))?;
+        let of_batch = if tangents > 1 { Some(shared(self, &|_, tangent| even(tangent))?) } else { None };
+        self.half = half;
         let variance = (total - signal).max(f64::MIN_POSITIVE);
         let guessing = of_batch.map(|of_batch| ((total - of_batch) / variance).clamp(0.0, 1.0));
         Ok(Some(Noise { signal_to_noise: signal.max(0.0) / variance, guessing }))
     }
+}
 
-    /// ⟨a, b⟩ of the estimates of the even and the odd.
-    fn shared_part(
-        &mut self,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guess::{Activation, GuessKind};
+    use crate::rng::Stream;
+
+    /// Derivatives of examples whose gradients are `mean` and noise of `spread`, in a step.
+    fn derivatives(
+        estimator: &mut Estimator,
         step: u64,
-        tangents: usize,
-        gradient: &[f32],
-        number: fn(usize, usize) -> usize,
-    ) -> Result<f64> {
-        let Halves { mut weights, mut half } = std::mem::take(&mut self.halves);
-        weights.clear();
-        weights.extend(self.weights.iter().enumerate().map(|(i, &weight)| {
-            let even = number(i / tangents, i % tangents).is_multiple_of(2);
-            if even { 2.0 * weight } else { 0.0 }
-        }));
-        half.resize(gradient.len(), 0.0);
-        let done = self.weighted(step, tangents, &weights, &mut half);
-        let product = half.iter().zip(gradient).map(|(&a, &g)| {
-            let (a, g) = (f64::from(a), f64::from(g));
-            a * (2.0 * g - a)
-        });
-        let product = product.sum();
-        self.halves = Halves { weights, half };
-        done.map(|()| product)
+        mean: &[f32],
+        spread: f32,
+        [batch, tangents]: [usize; 2],
+    ) -> Vec<f32> {
+        let n = mean.len();
+        let mut y = vec![0f32; tangents * batch * n];
+        estimator.tangents(step, 0, 0..tangents, 0..batch, &mut y).unwrap();
+        let mut out = vec![0f32; batch * tangents];
+        for b in 0..batch {
+            let mut gradient = vec![0f32; n];
+            Stream { seed: 99, step, example: b as u32, tangent: 0, set: 0 }.normals(&mut gradient);
+            gradient.iter_mut().zip(mean).for_each(|(g, m)| *g = *g * spread + m);
+            for k in 0..tangents {
+                let y = &y[(k * batch + b) * n..][..n];
+                out[b * tangents + k] = y.iter().zip(&gradient).map(|(a, b)| a * b).sum();
+            }
+        }
+        out
+    }
+
+    /// The mean over steps of what is measured, ratios taken of the means.
+    #[test]
+    fn noise_is_what_it_is_made_of() {
+        let (n, batch, tangents, spread) = (24, 16, 4, 0.5f32);
+        let guess = Directions::Linear(Box::new(Activation { width: n }));
+        let mut estimator = Estimator::new(guess, GuessKind::Activation.into(), 1, [1, 1, n], 0.0);
+        let mean: Vec<f32> = (0..n).map(|i| 0.2 * (i % 3) as f32).collect();
+        let (mut ratios, mut shares) = (0.0, 0.0);
+        let steps = 400;
+        for step in 0..steps {
+            let derivatives = derivatives(&mut estimator, step, &mean, spread, [batch, tangents]);
+            let mut gradient = vec![0f32; n];
+            estimator.gradient(step, tangents, &derivatives, &mut gradient).unwrap();
+            let noise = estimator.measure(step, tangents, &derivatives, &gradient).unwrap().unwrap();
+            ratios += noise.signal_to_noise / steps as f64;
+            shares += noise.guessing.unwrap() / steps as f64;
+        }
+        // Of n coordinates: ‖g_b‖²(n + 1)/K of guessing and n·spread² of examples, each over B.
+        let (n, batch, tangents, spread) = (n as f64, batch as f64, tangents as f64, f64::from(spread));
+        let signal: f64 = mean.iter().map(|&m| f64::from(m).powi(2)).sum();
+        let guessing = (signal + n * spread * spread) * (n + 1.0) / tangents / batch;
+        let examples = n * spread * spread / batch;
+        let (ratio, share) = (signal / (guessing + examples), guessing / (guessing + examples));
+        // Ratios of noisy figures are biased upwards a little.
+        assert!((0.8..1.6).contains(&(ratios / ratio)), "{ratios} {ratio}");
+        assert!((shares - share).abs() < 0.15, "{shares} {share}");
+    }
+
+    #[test]
+    fn an_outlier_counts_what_clip_allows() {
+        let (n, batch, tangents) = (8, 9, 2);
+        let guess = || Directions::Linear(Box::new(Activation { width: n }));
+        let estimate = |clip: f64, derivatives: &[f32]| {
+            let mut estimator = Estimator::new(guess(), GuessKind::Activation.into(), 1, [1, 1, n], clip);
+            let mut out = vec![0f32; n];
+            estimator.gradient(0, tangents, derivatives, &mut out).unwrap();
+            out
+        };
+        let mut derivatives = vec![1f32; batch * tangents];
+        let plain = estimate(0.0, &derivatives);
+        assert_eq!(estimate(1.0, &derivatives), plain);
+        derivatives[2 * tangents..3 * tangents].fill(1e6);
+        let cut = estimate(1.0, &derivatives);
+        assert!(cut.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-6), "{cut:?} {plain:?}");
+        assert!(estimate(0.0, &derivatives).iter().any(|v| v.abs() > 1e3));
     }
 }

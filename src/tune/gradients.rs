@@ -108,7 +108,7 @@ impl Gradients {
             Some(estimator) if options.guess.is_forward_only() => {
                 estimator.gradient(step.step, tangents, &self.derivatives, &mut self.prompts)?;
                 if step.step.is_multiple_of(MEASURED) {
-                    self.noise = estimator.measure(step.step, tangents, &self.prompts)?;
+                    self.noise = estimator.measure(step.step, tangents, &self.derivatives, &self.prompts)?;
                 }
             }
             _ => self.exact.finish(options.clip, &mut self.prompts),

@@ -67,10 +67,12 @@ impl Learner {
                 return Err(Error::Shape { what, expected, found });
             }
         }
+        let usual = OptimizerSettings::default();
         let settings = OptimizerSettings {
             momentum: options.momentum,
+            betas: [options.momentum, usual.betas[1]],
             weight_decay: options.weight_decay,
-            ..OptimizerSettings::default()
+            ..usual
         };
         let mut prompt_optimizer = Optimizer::new(options.optimizer, state.prompts.len(), settings);
         restore(&mut prompt_optimizer, &state.prompt_optimizer, "")?;

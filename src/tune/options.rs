@@ -91,7 +91,7 @@ pub struct TuneOptions {
     pub head_lr: f64,
     /// Decoupled weight decay of the prompts and the linear head's matrix.
     pub weight_decay: f64,
-    /// Momentum of SGD.
+    /// Momentum of SGD; β₁ of AdamW.
     pub momentum: f64,
     /// Optimizer steps of the run.
     pub steps: u64,
