@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn slots_lie_behind_one_another_and_within_their_bound() {
         let file = CacheFile::new(tempfile::tempfile().unwrap(), [7; 32], 5);
-        let mut taken = vec![0..HEADER];
+        let mut taken = Vec::new();
+        taken.push(0..HEADER);
         for slot in 0..3 * GROUP {
             taken.push(file.entry(slot)..file.entry(slot) + ENTRY);
             taken.push(file.place(slot)..file.place(slot) + file.record);
