@@ -65,8 +65,8 @@ pub(super) fn best_rate(sweep: &[Rate]) -> Option<f64> {
     finished.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(_, lr)| lr)
 }
 
-/// Forward passes of the whole model that a step takes, by count: with tangents, 1 + K × the share of blocks that carry them;
-/// what a guess itself computes is not counted. `None` where nothing is trained.
+/// Forward passes of the whole model that a step takes, by count: with tangents, 1 + K × the share of blocks that carry
+/// them; what a guess itself computes is not counted. `None` where nothing is trained.
 pub(super) fn forwards_per_step(options: &TuneOptions, depth: usize) -> Option<f64> {
     let carrying = depth.saturating_sub(options.insert_at) as f64 / depth.max(1) as f64;
     match options.guess {
@@ -111,7 +111,7 @@ pub(super) struct Row {
     pub(super) validation_accuracy: Option<Spread>,
     pub(super) test_loss: Option<Spread>,
     pub(super) test_accuracy: Option<Spread>,
-    /// Of the exact gradient's reduction of the test loss, how much this method reaches: (frozen − method)/(frozen − exact).
+    /// (frozen − method)/(frozen − exact): of the exact gradient's reduction of the test loss, how much this reaches.
     pub(super) share: Option<Spread>,
     pub(super) images_per_second: Option<f64>,
     pub(super) forwards_per_step: Option<f64>,
@@ -160,8 +160,8 @@ fn curve(runs: &[&Record]) -> Vec<CurvePoint> {
     first.curve.iter().filter_map(|point| at(point.step)).collect()
 }
 
-/// The rows of `groups`, in their order, with shares where frozen model and exact gradient have test losses and the latter is
-/// the lower one. The spread of a share is that of the method's test loss.
+/// The rows of `groups`, in their order, with shares where frozen model and exact gradient have test losses and the
+/// latter is the lower one. The spread of a share is that of the method's test loss.
 pub(super) fn rows(groups: Vec<Group>) -> Vec<Row> {
     let mut rows: Vec<Row> = groups.into_iter().map(Row::of).collect();
     let loss_of = |name: &str| rows.iter().find(|row| row.method == name)?.test_loss.map(|loss| loss.mean);
