@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) enum Job {
     Tune(Box<TuneJob>),
-    Compare(CompareJob),
+    Compare(Box<CompareJob>),
     Eval(EvalJob),
     Predict(PredictJob),
     Inspect(PathBuf),
@@ -143,7 +143,7 @@ impl Job {
     pub(super) fn new(cli: Cli) -> Result<(Job, Global)> {
         let job = match cli.command {
             Command::Tune(args) => Job::Tune(Box::new(TuneJob::new(*args)?)),
-            Command::Compare(args) => Job::Compare(CompareJob::new(*args)?),
+            Command::Compare(args) => Job::Compare(Box::new(CompareJob::new(*args)?)),
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
             Command::Inspect { path } => Job::Inspect(path),

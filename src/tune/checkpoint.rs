@@ -34,7 +34,8 @@ pub struct RunIdentity {
 /// State vectors of an optimizer by name; see [`Optimizer::state`](super::Optimizer::state).
 pub type OptimizerState = Vec<(String, Vec<f32>)>;
 
-/// The prompts that will be kept of those scored on the validation split: the best, or under [`Keep::Last`](super::Keep) the latest.
+/// What will be kept of the prompts that were scored on the validation split: the best, or under
+/// [`Keep::Last`](super::Keep) the latest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Best {
     /// Steps complete when they were scored.

@@ -23,8 +23,8 @@ pub(in super::super) struct CompareArgs {
     methods: Option<Vec<String>>,
     /// A method by a name of your own, with the options of `tune` in which it differs; may be repeated
     ///
-    /// For example --method 'wt-p1=--guess weight-transpose --prompts 1 --tangents 8'. With --lr among them that rate alone is run.
-    /// What decides data, head and steps is the same for all methods.
+    /// For example --method 'wt-p1=--guess weight-transpose --prompts 1 --tangents 8'. With --lr among them that rate
+    /// alone is run. What decides data, head and steps is the same for all methods.
     #[arg(long = "method", value_name = "NAME=OPTIONS")]
     own: Vec<String>,
     /// Peak learning rates; each method gets the one with which the first seed has the lowest validation loss
@@ -260,7 +260,7 @@ mod tests {
         let line = ["foretune", "compare", "--model", "m", "--data", "d", "--format", "cub", "--out", "o"];
         let cli = Cli::try_parse_from(line.iter().chain(more)).map_err(|error| error.to_string())?;
         match Job::new(cli) {
-            Ok((Job::Compare(job), _)) => Ok(job),
+            Ok((Job::Compare(job), _)) => Ok(*job),
             Ok((other, _)) => panic!("{other:?}"),
             Err(error) => {
                 assert!(error.is_usage(), "{error}");

@@ -24,7 +24,7 @@ use runs::{Record, Runs};
 use std::collections::BTreeSet;
 use std::path::Path;
 use summary::{FROZEN, Group, Rate, best_rate, forwards_per_step};
-use trial::Trial;
+use trial::{Trial, Wanted};
 
 /// False when it was interrupted.
 pub(super) fn run(job: &CompareJob, global: &Global) -> Result<bool> {
@@ -209,16 +209,17 @@ impl Comparison<'_> {
         let done = self.seen.len() - usize::from(self.seen.contains(&(name.to_owned(), key.clone())));
         self.screen.run(&format!("{name}{rate}, seed {}", options.seed), done, self.total);
         let plan = (self.plan)(method, &options, self.trial.dataset)?;
-        let every = method.job.checkpoint_every;
-        let record = self.trial.run(name, &key, options, test, &plan, every, known, &mut self.screen)?;
+        let (options, key, checkpoint_every) = (&options, key.as_str(), method.job.checkpoint_every);
+        let wanted = Wanted { name, key, options, test, plan, checkpoint_every, known };
+        let record = self.trial.run(wanted, &mut self.screen)?;
         self.runs.add(record.clone())?;
         if chosen || record.failure.is_some() {
-            self.trial.forget(&key)?;
+            self.trial.forget(key)?;
         }
         if global.json {
             output::json(&report::event("run", &record))?;
         }
-        self.seen.insert((name.to_owned(), key));
+        self.seen.insert((name.to_owned(), key.to_owned()));
         Ok(record)
     }
 }

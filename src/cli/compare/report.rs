@@ -82,9 +82,9 @@ pub(super) fn print(rows: &[Row], job: &CompareJob, global: &Global) -> Result<(
     }
     let seeds = job.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     output::line(&format!(
-        "Mean ± standard deviation over seeds {seeds}, after the last step. Each learning rate has the lowest validation loss of \
-         its method with seed {}; test images were scored for it alone. Share: (frozen − method)/(frozen − exact) of the test \
-         loss.",
+        "Mean ± standard deviation over seeds {seeds}, after the last step. Each learning rate has the lowest \
+         validation loss of its method with seed {}; test images were scored for it alone. \
+         Share: (frozen − method)/(frozen − exact) of the test loss.",
         job.seeds[0]
     ))?;
     for row in rows.iter().filter(|row| row.at_edge()) {

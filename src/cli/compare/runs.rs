@@ -1,4 +1,4 @@
-//! `runs.jsonl`: every run that was made, a line each, appended and synced. Of several lines with one key the last counts.
+//! `runs.jsonl`: every run that was made, a line each, appended and synced. Of lines with one key the last counts.
 
 use foretune::tune::{RunIdentity, Score};
 use foretune::{Error, Result};

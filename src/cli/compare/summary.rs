@@ -120,7 +120,7 @@ pub(super) struct Row {
     pub(super) validation_accuracy: Option<Spread>,
     pub(super) test_loss: Option<Spread>,
     pub(super) test_accuracy: Option<Spread>,
-    /// Of the exact gradient's reduction of the test loss, how much this method reaches: (frozen − method)/(frozen − exact).
+    /// (frozen − method)/(frozen − exact): of the exact gradient's reduction of the test loss, how much this reaches.
     pub(super) share: Option<Spread>,
     pub(super) images_per_second: Option<f64>,
     pub(super) forwards_per_step: Option<f64>,
@@ -169,8 +169,8 @@ fn curve(runs: &[&Record]) -> Vec<CurvePoint> {
     first.curve.iter().filter_map(|point| at(point.step)).collect()
 }
 
-/// The rows of `groups`, in their order, with shares where frozen model and exact gradient have test losses and the latter is
-/// the lower one. The spread of a share is that of the method's test loss.
+/// The rows of `groups`, in their order, with shares where frozen model and exact gradient have test losses and the
+/// latter is the lower one. The spread of a share is that of the method's test loss.
 pub(super) fn rows(groups: Vec<Group>) -> Vec<Row> {
     let mut rows: Vec<Row> = groups.into_iter().map(Row::of).collect();
     let loss_of = |name: &str| rows.iter().find(|row| row.method == name)?.test_loss.map(|loss| loss.mean);

@@ -62,38 +62,28 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// Trains, or goes on from the checkpoint, and scores; `known` is its record without a test score. A run that diverged is
-    /// a record too. Errors: what else stops a run, [`Error::Interrupted`] among it.
-    #[expect(clippy::too_many_arguments, reason = "a run is known by all of them, and only here")]
-    pub(super) fn run(
-        &self,
-        name: &str,
-        key: &str,
-        options: TuneOptions,
-        test: bool,
-        plan: &Plan,
-        checkpoint_every: u64,
-        known: Option<Record>,
-        screen: &mut Screen,
-    ) -> Result<Record> {
+    /// Trains, or goes on from the checkpoint, and scores. A run that diverged is a record too. Errors: what else stops
+    /// a run, [`Error::Interrupted`] among it.
+    pub(super) fn run(&self, wanted: Wanted, screen: &mut Screen) -> Result<Record> {
+        let Wanted { name, key, options, test, plan, checkpoint_every, known } = wanted;
         let [checkpoint, curve] = self.files(key);
         let folder = self.checkpoints();
         std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder, source })?;
         let saving = Saving { path: Some(checkpoint), every: checkpoint_every };
-        let resources = Resources::of_plan(plan, saving, true);
+        let resources = Resources::of_plan(&plan, saving, true);
         let mut watch = Watch::new(screen, curve)?;
-        if let Some(Record { images_per_second, ref curve, .. }) = known {
-            watch.seen = Seen { images_per_second, curve: curve.clone() };
+        if let Some(Record { images_per_second, curve, .. }) = known {
+            watch.seen = Seen { images_per_second, curve };
         }
         let made = match self.target {
             Target::Cpu(cpu) => {
-                engine::cpu(self.model, cpu).and_then(|native| self.on(&native, &options, &resources, test, &mut watch))
+                engine::cpu(self.model, cpu).and_then(|native| self.on(&native, options, &resources, test, &mut watch))
             }
             #[cfg(feature = "cuda")]
             Target::Cuda(cuda) => {
                 let cuda = CudaOptions { streamed: plan.streamed, memory: Some(plan.total()), ..cuda };
                 cuda::load(self.model, cuda)
-                    .and_then(|native| self.on(&native.by_blocks(plan.chunk), &options, &resources, test, &mut watch))
+                    .and_then(|native| self.on(&native.by_blocks(plan.chunk), options, &resources, test, &mut watch))
             }
         };
         let (Seen { images_per_second, curve }, step) = watch.finish()?;
@@ -110,7 +100,7 @@ impl Trial<'_> {
             skipped: 0,
             curve,
             // A plain struct cannot fail to become JSON.
-            identity: serde_json::to_value(self.identity(&options)).unwrap_or_default(),
+            identity: serde_json::to_value(self.identity(options)).unwrap_or_default(),
         };
         match made {
             Ok(Made { validation, test, skipped }) if finite(validation) && finite(test) => {
@@ -140,6 +130,19 @@ impl Trial<'_> {
         let scores = job.scores(&trained, Compare { test, ..Compare::default() }, watch)?;
         Ok(Made { validation: trained.validation, test: scores.tuned.test, skipped: trained.skipped })
     }
+}
+
+/// A run that is to be made.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) key: &'a str,
+    pub(super) options: &'a TuneOptions,
+    /// Whether the test images are scored.
+    pub(super) test: bool,
+    pub(super) plan: Plan,
+    pub(super) checkpoint_every: u64,
+    /// Its record, where that lacks a test score only.
+    pub(super) known: Option<Record>,
 }
 
 /// What a run that did not diverge came to.
