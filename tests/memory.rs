@@ -180,6 +180,33 @@ fn half_of_what_the_exact_gradient_takes_or_less() {
     assert!(ours * 2 <= exact, "{ours} bytes against {exact}");
 }
 
+/// Directions that are kept, tokens and blocks that they come from, and examples that wait for their batch's median.
+#[test]
+fn what_a_guess_keeps_is_planned_for() {
+    let _alone = ALONE.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let [data, model] = ["data", "base"].map(|name| folder.path().join(name));
+    photos(&data, [256, 256]);
+    synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
+    let opened = Model::open(&model, &LoadOptions::default()).unwrap();
+    let job = TuneOptions { insert_at: 10, clip: 1.0, prompts: 2, ..options(3, 4) };
+    for options in [
+        TuneOptions { guess: GuessKind::Mixing, ..job.clone() },
+        TuneOptions { guess: GuessKind::Mixing, deep: true, ..job.clone() },
+        TuneOptions { guess: GuessKind::Downstream(1), unit_rms: true, ..job.clone() },
+        TuneOptions { guess: GuessKind::Downstream(1), deep: true, ..job.clone() },
+        TuneOptions { guess: GuessKind::Activation, orthonormal: true, ..job.clone() },
+        TuneOptions { guess: GuessKind::WeightTranspose, power: 0.5, ..job.clone() },
+        TuneOptions { guess: GuessKind::MatchedCosine, ..job.clone() },
+        TuneOptions { guess: GuessKind::Backprop, ..job },
+    ] {
+        let smallest = smallest(&opened, &data, &options);
+        let (peak, plan) = run(&model, IMAGE, &data, &options, CPU, Some(smallest));
+        println!("{} {}: peak {peak}, plan {}", options.guess, options.deep, plan.total());
+        assert!(peak <= smallest.0, "{options:?}: {peak} bytes of {}", smallest.0);
+    }
+}
+
 /// Cold, and then warm.
 #[test]
 fn a_prefix_cache_is_planned_for() {
@@ -312,11 +339,13 @@ fn nothing_is_allocated_after_the_first_step() {
             (GuessKind::WeightTranspose, 8),
             (GuessKind::Activation, 2),
             (GuessKind::Directional, 2),
+            (GuessKind::SelfSharpening, 2),
             (GuessKind::None, 0),
         ] {
             for (head, deep) in [(HeadKind::Prototype, false), (HeadKind::Linear, true)] {
                 // A rest of one example, and with eight tangents one of two.
-                let options = TuneOptions { guess, head, deep, steps: 80, ..options(7, tangents) };
+                let (clip, orthonormal) = (tangents as f64, guess == GuessKind::Activation && deep);
+                let options = TuneOptions { guess, head, deep, clip, orthonormal, steps: 80, ..options(7, tangents) };
                 let cached =
                     TuneOptions { augment: AugmentKind::None, insert_at: 1, prefix_f16: true, ..options.clone() };
                 let cache = cache_in(&folder.path().join("cache"));

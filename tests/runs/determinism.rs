@@ -9,7 +9,7 @@ const COMMON: &str =
     "--steps 4 --batch 64 --tangents 2 --prompts 3 --eval-every 2 --val-fraction 0.2 --head-lr 0.1 --lr 0.1";
 
 /// Every gradient source, shallow and deep, at and behind block 0, with both heads and every optimizer.
-const RUNS: [&str; 9] = [
+const RUNS: [&str; 16] = [
     "--guess weight-transpose --insert-at 0 --head prototype --optimizer adamw",
     "--guess weight-transpose --insert-at 1 --deep --head linear --optimizer stable-adamw",
     "--guess directional --insert-at 0 --deep --head prototype --optimizer stable-adamw --augment vpt",
@@ -19,6 +19,13 @@ const RUNS: [&str; 9] = [
     "--guess backprop --insert-at 0 --deep --head linear --optimizer adamw",
     "--guess backprop --insert-at 2 --head prototype --optimizer adamw --augment none",
     "--guess none --head linear --optimizer adamw",
+    "--guess mixing --insert-at 1 --deep --head linear --optimizer adamw",
+    "--guess downstream:2 --orthonormal --insert-at 0 --head prototype --optimizer adamw",
+    "--guess self-sharpening --clip 1 --insert-at 1 --head prototype --optimizer adamw",
+    "--guess weight-transpose --power 0.5 --rank 6 --unit-rms --clip 2 --insert-at 0 --head linear --optimizer adamw",
+    "--guess activation --orthonormal --clip 0.5 --insert-at 1 --deep --head prototype --momentum 0",
+    "--guess matched-cosine --clip 1 --insert-at 0 --head prototype --optimizer adamw",
+    "--guess backprop --clip 1 --insert-at 1 --head prototype --optimizer adamw",
 ];
 
 #[test]
