@@ -191,14 +191,11 @@ fn what_a_guess_keeps_is_planned_for() {
     let opened = Model::open(&model, &LoadOptions::default()).unwrap();
     let job = TuneOptions { insert_at: 10, clip: 1.0, prompts: 2, ..options(3, 4) };
     for options in [
-        TuneOptions { guess: GuessKind::Mixing, ..job.clone() },
         TuneOptions { guess: GuessKind::Mixing, deep: true, ..job.clone() },
         TuneOptions { guess: GuessKind::Downstream(1), unit_rms: true, ..job.clone() },
-        TuneOptions { guess: GuessKind::Downstream(1), deep: true, ..job.clone() },
         TuneOptions { guess: GuessKind::Activation, orthonormal: true, ..job.clone() },
         TuneOptions { guess: GuessKind::WeightTranspose, power: 0.5, ..job.clone() },
-        TuneOptions { guess: GuessKind::MatchedCosine, ..job.clone() },
-        TuneOptions { guess: GuessKind::Backprop, ..job },
+        TuneOptions { guess: GuessKind::MatchedCosine, ..job },
     ] {
         let smallest = smallest(&opened, &data, &options);
         let (peak, plan) = run(&model, IMAGE, &data, &options, CPU, Some(smallest));
