@@ -247,3 +247,15 @@ fn wrong_usage_exits_with_2_and_names_the_option() {
     assert!(message.contains("--val-fraction"), "{message}");
     assert!(!bench.path("out").exists());
 }
+
+#[test]
+fn runs_share_a_prefix_cache() {
+    let bench = Bench::new();
+    let cache = bench.path("cache");
+    let more =
+        ["--methods", "activation", "--prefix-cache", cache.to_str().expect("UTF-8"), "--lrs", "0.1", "--seeds", "0"];
+    success(&bench.compare("out", &more));
+    // One file, as all enter ahead of the same block, and the frozen model's passes begin there too.
+    assert_eq!(listing(&cache).len(), 1);
+    assert!(bench.runs("out").iter().all(|run| run["identity"]["options"]["prefix_f16"] == true));
+}

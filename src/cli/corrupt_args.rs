@@ -1,6 +1,7 @@
 //! The arguments of `foretune corrupt`.
 
-use super::args::{FORMATS, choice};
+use super::args::FORMATS;
+use super::values::choice;
 use clap::Args;
 use foretune::data::Format;
 use foretune::data::corrupt::Kind;

@@ -1,11 +1,13 @@
-//! What several commands begin with: a data set.
+//! What several commands begin with: a data set, and the plan of a run over it.
 
 use super::args::Global;
-use super::job::{DataSource, ModelSource};
+use super::device::Target;
+use super::job::{DataSource, ModelSource, TuneJob};
 use foretune::cpu::CpuOptions;
-use foretune::data::{Dataset, Problem};
-use foretune::memory::Wishes;
-use foretune::tune::DecodeOptions;
+use foretune::data::{Dataset, Problem, Split};
+use foretune::memory::{Plan, Planned, Wishes, listing_bytes};
+use foretune::model::Model;
+use foretune::tune::{DecodeOptions, TuneOptions};
 use foretune::{Error, Result};
 use std::thread::available_parallelism;
 
@@ -62,4 +64,26 @@ pub(super) fn cpu(model: &ModelSource, global: &Global) -> CpuOptions {
 /// What a run uses with memory to spare: half as many threads decode as compute, where nothing else was asked for.
 pub(super) fn wishes(micro_batch: usize, decode_threads: Option<usize>, global: &Global) -> Wishes {
     Wishes { micro_batch, decode_threads: decode_threads.unwrap_or(threads(global).div_ceil(2)) }
+}
+
+/// How the run of `options` that `job` asks for is carried out on `target`, within its budget.
+pub(super) fn plan(
+    target: &Target,
+    model: &Model,
+    job: &TuneJob,
+    options: &TuneOptions,
+    dataset: &Dataset,
+    global: &Global,
+) -> Result<Plan> {
+    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(options.batch));
+    let planned = Planned {
+        model,
+        options,
+        classes: dataset.classes.len(),
+        listing: listing_bytes(dataset),
+        photos: dataset.items_of(Split::Train).len(),
+        cpu: cpu(&job.model, global),
+        wishes: wishes(micro_batch, job.data.decode_threads, global),
+    };
+    target.plan(planned, job.budget)
 }

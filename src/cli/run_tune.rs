@@ -11,7 +11,6 @@ use foretune::adapter::{Adapter, check_writable};
 use foretune::cuda::{self, CudaOptions};
 use foretune::data::{Dataset, Split};
 use foretune::engine::{self, Native, NativeBackend};
-use foretune::memory::{Planned, listing_bytes};
 use foretune::model::{Head, Model};
 use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained, TuneOptions};
 use foretune::{Error, Result};
@@ -21,21 +20,8 @@ use std::path::Path;
 
 pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
-    let cpu = load::cpu(&job.model, global);
     let target = Target::new(&job.model, global);
-    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
-    let plan = |dataset: &Dataset, options: &TuneOptions| {
-        let planned = Planned {
-            model: &model,
-            options,
-            classes: dataset.classes.len(),
-            listing: listing_bytes(dataset),
-            photos: dataset.items_of(Split::Train).len(),
-            cpu,
-            wishes: load::wishes(micro_batch, job.data.decode_threads, global),
-        };
-        target.plan(planned, job.budget)
-    };
+    let plan = |dataset: &Dataset, options: &TuneOptions| load::plan(&target, &model, job, options, dataset, global);
     // A budget that is too small is refused before an image is opened or anything is written.
     let limits = match job.budget {
         Some(_) => {

@@ -1,6 +1,7 @@
 //! The arguments of `foretune tune`.
 
-use super::args::{DataArgs, ModelArgs, choice, count};
+use super::args::{DataArgs, ModelArgs};
+use super::values::{choice, count};
 use clap::{ArgGroup, Args};
 use foretune::data::PrefixCacheOptions;
 use foretune::memory::Budget;

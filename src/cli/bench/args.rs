@@ -1,7 +1,8 @@
 //! The arguments of `foretune bench`.
 
-use crate::cli::args::{ARCHS, PRECISIONS, choice, count, image_size};
+use crate::cli::args::{ARCHS, PRECISIONS};
 use crate::cli::device::DeviceChoice;
+use crate::cli::values::{choice, count, image_size};
 use clap::Args;
 use foretune::backend::Precision;
 use foretune::model::SynthArch;

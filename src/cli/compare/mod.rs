@@ -16,7 +16,7 @@ use super::screen::Screen;
 use super::{interrupt, load, output, run_tune};
 use args::Method;
 use foretune::data::{Dataset, Split};
-use foretune::memory::{Plan, Planned, listing_bytes};
+use foretune::memory::Plan;
 use foretune::model::Model;
 use foretune::tune::{self, GuessKind, HeadKind, RunIdentity, TuneOptions};
 use foretune::{Error, Result};
@@ -31,19 +31,8 @@ pub(super) fn run(job: &CompareJob, global: &Global) -> Result<bool> {
     let base = &job.exact.job;
     let model = Model::open(&base.model.path, &base.model.options)?;
     let target = Target::new(&base.model, global);
-    let plan = |method: &Method, options: &TuneOptions, dataset: &Dataset| -> Result<Plan> {
-        let tune = &method.job;
-        let micro_batch = tune.micro_batch.unwrap_or_else(|| target.micro_batch(options.batch));
-        let planned = Planned {
-            model: &model,
-            options,
-            classes: dataset.classes.len(),
-            listing: listing_bytes(dataset),
-            photos: dataset.items_of(Split::Train).len(),
-            cpu: load::cpu(&tune.model, global),
-            wishes: load::wishes(micro_batch, tune.data.decode_threads, global),
-        };
-        target.plan(planned, tune.budget)
+    let plan = |method: &Method, options: &TuneOptions, dataset: &Dataset| {
+        load::plan(&target, &model, &method.job, options, dataset, global)
     };
     // A budget that is too small for any of them is refused before an image is opened or anything is written.
     let mut limits = None;
@@ -209,8 +198,8 @@ impl Comparison<'_> {
         let done = self.seen.len() - usize::from(self.seen.contains(&(name.to_owned(), key.clone())));
         self.screen.run(&format!("{name}{rate}, seed {}", options.seed), done, self.total);
         let plan = (self.plan)(method, &options, self.trial.dataset)?;
-        let (options, key, checkpoint_every) = (&options, key.as_str(), method.job.checkpoint_every);
-        let wanted = Wanted { name, key, options, test, plan, checkpoint_every, known };
+        let (options, key) = (&options, key.as_str());
+        let wanted = Wanted { name, key, options, test, plan, job: &method.job, known };
         let record = self.trial.run(wanted, &mut self.screen)?;
         self.runs.add(record.clone())?;
         if chosen || record.failure.is_some() {

@@ -1,6 +1,7 @@
 //! One run of a comparison: trained, scored, and continued where it was stopped.
 
 use super::super::device::Target;
+use super::super::job::TuneJob;
 use super::super::screen::Screen;
 use super::runs::{self, Record};
 use super::watch::{Seen, Watch};
@@ -65,12 +66,13 @@ impl Trial<'_> {
     /// Trains, or goes on from the checkpoint, and scores. A run that diverged is a record too. Errors: what else stops
     /// a run, [`Error::Interrupted`] among it.
     pub(super) fn run(&self, wanted: Wanted, screen: &mut Screen) -> Result<Record> {
-        let Wanted { name, key, options, test, plan, checkpoint_every, known } = wanted;
+        let Wanted { name, key, options, test, plan, job, known } = wanted;
         let [checkpoint, curve] = self.files(key);
         let folder = self.checkpoints();
         std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder, source })?;
-        let saving = Saving { path: Some(checkpoint), every: checkpoint_every };
-        let resources = Resources::of_plan(&plan, saving, true);
+        let saving = Saving { path: Some(checkpoint), every: job.checkpoint_every };
+        let prefix_cache = job.prefix_cache.clone();
+        let resources = Resources { prefix_cache, ..Resources::of_plan(&plan, saving, true) };
         let mut watch = Watch::new(screen, curve)?;
         if let Some(Record { images_per_second, curve, .. }) = known {
             watch.seen = Seen { images_per_second, curve };
@@ -140,7 +142,8 @@ pub(super) struct Wanted<'a> {
     /// Whether the test images are scored.
     pub(super) test: bool,
     pub(super) plan: Plan,
-    pub(super) checkpoint_every: u64,
+    /// What says how it is carried out.
+    pub(super) job: &'a TuneJob,
     /// Its record, where that lacks a test score only.
     pub(super) known: Option<Record>,
 }
