@@ -62,6 +62,51 @@
 #define FORETUNE_AUGMENT_VPT 3
 
 /**
+ * Noise sent back through the transposed weights that read the prompts: forward only.
+ */
+#define FORETUNE_GUESS_WEIGHT_TRANSPOSE 0
+
+/**
+ * Noise, the same for the whole batch: forward only.
+ */
+#define FORETUNE_GUESS_DIRECTIONAL 1
+
+/**
+ * Noise of each example's own: forward only, the default.
+ */
+#define FORETUNE_GUESS_ACTIVATION 2
+
+/**
+ * The exact gradient by recomputing blocks, whose memory grows with depth: the oracle.
+ */
+#define FORETUNE_GUESS_BACKPROP 3
+
+/**
+ * No prompts: only the head, on the frozen model. The baseline.
+ */
+#define FORETUNE_GUESS_NONE 4
+
+/**
+ * Random mixtures of the example's own tokens: forward only.
+ */
+#define FORETUNE_GUESS_MIXING 5
+
+/**
+ * Noise sent back through the next `downstream_blocks` blocks, recomputed one at a time: forward only.
+ */
+#define FORETUNE_GUESS_DOWNSTREAM 6
+
+/**
+ * Weight-transpose of noise that all leans one way: forward only.
+ */
+#define FORETUNE_GUESS_SELF_SHARPENING 7
+
+/**
+ * The exact gradient with an error as large as weight-transpose's, but unbiased. For comparison.
+ */
+#define FORETUNE_GUESS_MATCHED_COSINE 8
+
+/**
  * 8-bit RGB pixels of any size: three bytes a pixel, rows `row_stride` bytes apart, from top to bottom. The library resizes, crops and
  * normalises them.
  */
@@ -103,29 +148,24 @@
 #define FORETUNE_PRECISION_F16 2
 
 /**
- * Noise sent back through the transposed weights that read the prompts: forward only, the default.
+ * Fewest tangents, shortest run.
  */
-#define FORETUNE_GUESS_WEIGHT_TRANSPOSE 0
+#define FORETUNE_PRESET_FAST 0
 
 /**
- * Noise, the same for the whole batch: forward only.
+ * The defaults.
  */
-#define FORETUNE_GUESS_DIRECTIONAL 1
+#define FORETUNE_PRESET_BALANCED 1
 
 /**
- * Noise of each example's own: forward only.
+ * A longer run.
  */
-#define FORETUNE_GUESS_ACTIVATION 2
+#define FORETUNE_PRESET_ACCURATE 2
 
 /**
- * The exact gradient by recomputing blocks, whose memory grows with depth: the oracle.
+ * As `insert_at`: the block at a quarter of the model's depth.
  */
-#define FORETUNE_GUESS_BACKPROP 3
-
-/**
- * No prompts: only the head, on the frozen model. The baseline.
- */
-#define FORETUNE_GUESS_NONE 4
+#define FORETUNE_INSERT_AT_AUTO UINT32_MAX
 
 /**
  * Cosine to class means of the frozen model; grows an example at a time.
@@ -270,7 +310,8 @@ typedef struct foretune_allocator {
 } foretune_allocator;
 
 /**
- * Everything a session is made with. `foretune_session_options_default` fills it; change what you like.
+ * Everything a session is made with. `foretune_session_options_default` or `foretune_session_options_preset` fills it; change what
+ * you like.
  */
 typedef struct foretune_session_options {
     /**
@@ -310,7 +351,7 @@ typedef struct foretune_session_options {
      */
     uint32_t prompts;
     /**
-     * Block ahead of which (the first) prompts enter.
+     * Block ahead of which (the first) prompts enter, or `FORETUNE_INSERT_AT_AUTO`.
      */
     uint32_t insert_at;
     /**
@@ -346,7 +387,7 @@ typedef struct foretune_session_options {
      */
     double momentum;
     /**
-     * Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes 500.
+     * Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes the balanced preset's.
      */
     uint64_t steps;
     /**
@@ -377,6 +418,30 @@ typedef struct foretune_session_options {
      * Serves the memory of passes on the CPU; all zero: the library's own.
      */
     struct foretune_allocator allocator;
+    /**
+     * Most that an example counts in a step, as a multiple of the batch's median derivative; 0: no limit.
+     */
+    double clip;
+    /**
+     * Power of the singular values of the weights that noise is sent back through, 0 to 4. 1 leaves them.
+     */
+    double power;
+    /**
+     * Largest singular values of those weights that are used; 0: all.
+     */
+    uint32_t rank;
+    /**
+     * 1: an example's K directions are made orthogonal.
+     */
+    uint32_t orthonormal;
+    /**
+     * 1: every prompt token of a direction is scaled to a root mean square of 1.
+     */
+    uint32_t unit_rms;
+    /**
+     * Blocks of `FORETUNE_GUESS_DOWNSTREAM`, 1 to 255. 0 with other guesses.
+     */
+    uint32_t downstream_blocks;
 } foretune_session_options;
 
 /**
@@ -963,6 +1028,18 @@ const char *foretune_model_class_name(const struct foretune_model *model,
  * `model` is null, or points to null or to a model.
  */
 void foretune_model_destroy(struct foretune_model **model);
+
+/**
+ * Fills `*options`, a struct of `struct_size` bytes (give sizeof), with `FORETUNE_PRESET_*`, `steps` included. Any thread.
+ *
+ * Errors: `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `options` is null or a struct of that size.
+ */
+foretune_status foretune_session_options_preset(struct foretune_session_options *options,
+                                                size_t struct_size,
+                                                uint32_t preset);
 
 /**
  * Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.

@@ -154,6 +154,12 @@ struct SessionOptions : foretune_session_options {
     SessionOptions() noexcept : foretune_session_options() {
         foretune_session_options_default(this, sizeof(foretune_session_options));
     }
+    /// Of `FORETUNE_PRESET_*`, whose `steps` are the length of the schedule; the defaults for a number that no preset has.
+    static SessionOptions preset(std::uint32_t number) noexcept {
+        SessionOptions options;
+        foretune_session_options_preset(&options, sizeof(foretune_session_options), number);
+        return options;
+    }
 };
 
 struct PredictorOptions : foretune_predictor_options {

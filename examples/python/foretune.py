@@ -52,6 +52,12 @@ class _SessionOptions(Structure):
         ("cuda_context", c_void_p),
         ("cuda_stream", c_void_p),
         ("allocator", _Allocator),
+        ("clip", c_double),
+        ("power", c_double),
+        ("rank", c_uint32),
+        ("orthonormal", c_uint32),
+        ("unit_rms", c_uint32),
+        ("downstream_blocks", c_uint32),
     ]
 
 

@@ -10,7 +10,7 @@ use foretune::adapter::check_writable;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::engine::{self, NativeBackend};
 use foretune::memory::listing_bytes;
-use foretune::tune::{AugmentKind, Event, Job, Observer, Resources, Saving, Trained, TuneOptions};
+use foretune::tune::{AugmentKind, Event, Job, Observer, Preset, Resources, Saving, Trained, TuneOptions};
 use foretune::{Error, Model};
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn foretune_tune_dataset(
     call(|| unsafe {
         let model = &argument::reference("model", model)?.model;
         let (root, adapter) = (argument::text("root", root)?, Path::new(argument::text("adapter", adapter)?));
-        let given = Given::new(options, TuneOptions::default().steps)?;
+        let given = Given::new(options, model.spec.depth, Preset::default().options(0).steps)?;
         let data = argument::options(dataset, defaults())?;
         let checkpoint = argument::optional_text("checkpoint", data.checkpoint)?;
         if data.resume != 0 && checkpoint.is_none() {

@@ -9,6 +9,7 @@ mod allocator;
 mod argument;
 mod dataset;
 mod guard;
+mod guess;
 mod image;
 mod info;
 mod logging;
@@ -26,6 +27,7 @@ pub use allocator::foretune_allocator;
 pub use dataset::*;
 #[cfg(feature = "fault-injection")]
 pub use guard::foretune_inject_panic;
+pub use guess::*;
 pub use image::*;
 pub use info::*;
 pub use logging::*;

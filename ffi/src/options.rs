@@ -3,6 +3,7 @@
 use crate::allocator::foretune_allocator;
 use crate::argument::{self, versioned};
 use crate::guard::call;
+use crate::guess::{guess_of, number_of};
 use crate::info::{FORETUNE_DEVICE_AUTO, FORETUNE_DEVICE_CPU};
 use crate::status::{Failure, Result, foretune_status};
 use foretune::Model;
@@ -11,7 +12,7 @@ use foretune::cpu::{self, CpuOptions};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::memory::{Budget, Plan, Planned, Wishes};
-use foretune::tune::{GuessKind, HeadKind, OptimizerKind, TuneOptions, usual_warmup};
+use foretune::tune::{HeadKind, OptimizerKind, Preset, TuneOptions, usual_insertion, usual_warmup};
 use std::ffi::{c_char, c_void};
 
 /// Storage and products in f32.
@@ -21,16 +22,15 @@ pub const FORETUNE_PRECISION_BF16: u32 = 1;
 /// In f16; on GPUs only.
 pub const FORETUNE_PRECISION_F16: u32 = 2;
 
-/// Noise sent back through the transposed weights that read the prompts: forward only, the default.
-pub const FORETUNE_GUESS_WEIGHT_TRANSPOSE: u32 = 0;
-/// Noise, the same for the whole batch: forward only.
-pub const FORETUNE_GUESS_DIRECTIONAL: u32 = 1;
-/// Noise of each example's own: forward only.
-pub const FORETUNE_GUESS_ACTIVATION: u32 = 2;
-/// The exact gradient by recomputing blocks, whose memory grows with depth: the oracle.
-pub const FORETUNE_GUESS_BACKPROP: u32 = 3;
-/// No prompts: only the head, on the frozen model. The baseline.
-pub const FORETUNE_GUESS_NONE: u32 = 4;
+/// Fewest tangents, shortest run.
+pub const FORETUNE_PRESET_FAST: u32 = 0;
+/// The defaults.
+pub const FORETUNE_PRESET_BALANCED: u32 = 1;
+/// A longer run.
+pub const FORETUNE_PRESET_ACCURATE: u32 = 2;
+
+/// As `insert_at`: the block at a quarter of the model's depth.
+pub const FORETUNE_INSERT_AT_AUTO: u32 = u32::MAX;
 
 /// Cosine to class means of the frozen model; grows an example at a time.
 pub const FORETUNE_HEAD_PROTOTYPE: u32 = 0;
@@ -49,7 +49,8 @@ pub const FORETUNE_OPTIMIZER_SGD: u32 = 2;
 /// As `warmup_steps`: min(steps/10, 20), or 20 where the rate stays.
 pub const FORETUNE_WARMUP_AUTO: u64 = u64::MAX;
 
-/// Everything a session is made with. `foretune_session_options_default` fills it; change what you like.
+/// Everything a session is made with. `foretune_session_options_default` or `foretune_session_options_preset` fills it; change what
+/// you like.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct foretune_session_options {
@@ -71,7 +72,7 @@ pub struct foretune_session_options {
     pub tangents: u32,
     /// Prompts p per set.
     pub prompts: u32,
-    /// Block ahead of which (the first) prompts enter.
+    /// Block ahead of which (the first) prompts enter, or `FORETUNE_INSERT_AT_AUTO`.
     pub insert_at: u32,
     /// 1: a prompt set per block from `insert_at` on; 0: one that stays.
     pub deep: u32,
@@ -89,7 +90,7 @@ pub struct foretune_session_options {
     pub weight_decay: f64,
     /// Momentum of SGD; β₁ of AdamW.
     pub momentum: f64,
-    /// Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes 500.
+    /// Length of the cosine schedule, steps. 0: sessions keep their rate, `foretune_tune_dataset` takes the balanced preset's.
     pub steps: u64,
     /// Steps over which the rate rises linearly, or `FORETUNE_WARMUP_AUTO`.
     pub warmup_steps: u64,
@@ -105,13 +106,31 @@ pub struct foretune_session_options {
     pub cuda_stream: *mut c_void,
     /// Serves the memory of passes on the CPU; all zero: the library's own.
     pub allocator: foretune_allocator,
+    /// Most that an example counts in a step, as a multiple of the batch's median derivative; 0: no limit.
+    pub clip: f64,
+    /// Power of the singular values of the weights that noise is sent back through, 0 to 4. 1 leaves them.
+    pub power: f64,
+    /// Largest singular values of those weights that are used; 0: all.
+    pub rank: u32,
+    /// 1: an example's K directions are made orthogonal.
+    pub orthonormal: u32,
+    /// 1: every prompt token of a direction is scaled to a root mean square of 1.
+    pub unit_rms: u32,
+    /// Blocks of `FORETUNE_GUESS_DOWNSTREAM`, 1 to 255. 0 with other guesses.
+    pub downstream_blocks: u32,
 }
 
 versioned!(foretune_session_options);
 
-pub(crate) fn defaults() -> foretune_session_options {
-    let TuneOptions { tangents, prompts, insert_at, lr, head_lr, weight_decay, momentum, batch, seed, .. } =
-        TuneOptions::default();
+fn defaults() -> foretune_session_options {
+    of_preset(Preset::default())
+}
+
+/// A preset, as a session that goes on as long as it likes.
+fn of_preset(preset: Preset) -> foretune_session_options {
+    // Of any depth: where prompts enter is left to the model.
+    let TuneOptions { guess, tangents, clip, power, prompts, lr, head_lr, weight_decay, momentum, batch, seed, .. } =
+        preset.options(0);
     foretune_session_options {
         struct_size: size_of::<foretune_session_options>(),
         device: FORETUNE_DEVICE_CPU,
@@ -119,10 +138,10 @@ pub(crate) fn defaults() -> foretune_session_options {
         budget: 0,
         threads: 0,
         micro_batch: 0,
-        guess: FORETUNE_GUESS_WEIGHT_TRANSPOSE,
+        guess: number_of(guess),
         tangents: tangents as u32,
         prompts: prompts as u32,
-        insert_at: insert_at as u32,
+        insert_at: FORETUNE_INSERT_AT_AUTO,
         deep: 0,
         head: FORETUNE_HEAD_PROTOTYPE,
         optimizer: FORETUNE_OPTIMIZER_ADAMW,
@@ -139,7 +158,33 @@ pub(crate) fn defaults() -> foretune_session_options {
         cuda_context: std::ptr::null_mut(),
         cuda_stream: std::ptr::null_mut(),
         allocator: foretune_allocator::NONE,
+        clip,
+        power,
+        rank: 0,
+        orthonormal: 0,
+        unit_rms: 0,
+        downstream_blocks: 0,
     }
+}
+
+/// Fills `*options`, a struct of `struct_size` bytes (give sizeof), with `FORETUNE_PRESET_*`, `steps` included. Any thread.
+///
+/// Errors: `FORETUNE_INVALID_ARGUMENT`.
+///
+/// # Safety
+/// `options` is null or a struct of that size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foretune_session_options_preset(
+    options: *mut foretune_session_options,
+    struct_size: usize,
+    preset: u32,
+) -> foretune_status {
+    call(|| {
+        let preset = one_of("preset", preset, &Preset::ALL)?;
+        let filled = foretune_session_options { steps: preset.options(0).steps, ..of_preset(preset) };
+        // SAFETY: the caller's promise.
+        unsafe { argument::write_sized(options, struct_size, filled) }
+    })
 }
 
 /// Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.
@@ -177,11 +222,12 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// `steps`: of the schedule, where the options leave them at 0. Errors: values that none of the options has.
+    /// For a model of `depth` blocks. `steps`: of the schedule, where the options leave them at 0. Errors: values that none of the
+    /// options has.
     ///
     /// # Safety
     /// `options` is null or valid for the call, and what it points to as well.
-    pub unsafe fn new(options: *const foretune_session_options, steps: u64) -> Result<Self> {
+    pub unsafe fn new(options: *const foretune_session_options, depth: usize, steps: u64) -> Result<Self> {
         // SAFETY: the caller's promise.
         let raw = unsafe { argument::options(options, defaults())? };
         // SAFETY: as above.
@@ -193,21 +239,19 @@ impl Given {
         let precision = precision(raw.precision)?;
         let steps = if raw.steps == 0 { steps } else { raw.steps };
         let tune = TuneOptions {
-            guess: one_of(
-                "guess",
-                raw.guess,
-                &[
-                    GuessKind::WeightTranspose,
-                    GuessKind::Directional,
-                    GuessKind::Activation,
-                    GuessKind::Backprop,
-                    GuessKind::None,
-                ],
-            )?,
+            guess: guess_of(&raw)?,
             tangents: raw.tangents as usize,
+            power: raw.power,
+            rank: raw.rank as usize,
+            orthonormal: one_of("orthonormal", raw.orthonormal, &[false, true])?,
+            unit_rms: one_of("unit_rms", raw.unit_rms, &[false, true])?,
+            clip: raw.clip,
             prompts: raw.prompts as usize,
             deep: one_of("deep", raw.deep, &[false, true])?,
-            insert_at: raw.insert_at as usize,
+            insert_at: match raw.insert_at {
+                FORETUNE_INSERT_AT_AUTO => usual_insertion(depth),
+                given => given as usize,
+            },
             head: one_of("head", raw.head, &[HeadKind::Prototype, HeadKind::Linear, HeadKind::Pretrained])?,
             optimizer: one_of(
                 "optimizer",

@@ -45,8 +45,10 @@ pub unsafe extern "C" fn foretune_plan_session(
 ) -> foretune_status {
     call(|| {
         // SAFETY: the caller's promise.
-        let (model, mut given) =
-            unsafe { (&argument::reference("model", model)?.model, Given::new(options, ENDLESS)?) };
+        let (model, mut given) = unsafe {
+            let model = &argument::reference("model", model)?.model;
+            (model, Given::new(options, model.spec.depth, ENDLESS)?)
+        };
         let classes = classes.max(given.classes.len());
         let empty = foretune_plan {
             struct_size: 0,

@@ -113,7 +113,8 @@ pub unsafe extern "C" fn foretune_session_create(
         // SAFETY: the caller's promise.
         let (out, model, given) = unsafe {
             let out = argument::output("session", session)?.write(std::ptr::null_mut());
-            (out, &argument::reference("model", model)?.model, Given::new(options, ENDLESS)?)
+            let model = &argument::reference("model", model)?.model;
+            (out, model, Given::new(options, model.spec.depth, ENDLESS)?)
         };
         let classes = match given.tune.head {
             HeadKind::Pretrained => model.spec.classes,

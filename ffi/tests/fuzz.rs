@@ -17,7 +17,7 @@ fn model() -> *mut foretune_model {
 
 /// Small, at the edges, or anything.
 fn number() -> impl Strategy<Value = u32> {
-    prop_oneof![0u32..5, Just(u32::MAX), Just(1 << 16), any::<u32>()]
+    prop_oneof![0u32..10, Just(u32::MAX), Just(1 << 16), any::<u32>()]
 }
 
 fn real() -> impl Strategy<Value = f64> {
@@ -28,12 +28,14 @@ prop_compose! {
     fn options()(
         device in prop_oneof![Just(-1), Just(-2), Just(0), any::<i32>()],
         [precision, guess, head, optimizer, deep] in prop::array::uniform5(number()),
+        [rank, orthonormal, unit_rms, downstream_blocks] in prop::array::uniform4(number()),
         [tangents, prompts, insert_at, batch, micro_batch] in prop::array::uniform5(number()),
         [lr, head_lr, weight_decay, momentum] in prop::array::uniform4(real()),
+        [clip, power] in prop::array::uniform2(real()),
         budget in prop_oneof![Just(0u64), Just(1), Just(8 << 20), any::<u64>()],
         [steps, warmup_steps, seed] in prop::array::uniform3(prop_oneof![0u64..9, any::<u64>()]),
         class_count in 0usize..4,
-        size in prop_oneof![Just(176usize), 0usize..300, any::<usize>()],
+        size in prop_oneof![Just(208usize), Just(176), 0usize..300, any::<usize>()],
     ) -> foretune_session_options {
         let mut options = std::mem::MaybeUninit::<foretune_session_options>::uninit();
         // SAFETY: of that size.
@@ -45,7 +47,7 @@ prop_compose! {
             // What is read must be there.
             struct_size: if size <= size_of::<foretune_session_options>() { size } else { usize::MAX },
             device, precision, guess, head, optimizer, deep, tangents, prompts, insert_at, batch, micro_batch, lr, head_lr,
-            weight_decay, momentum, budget, steps, warmup_steps, seed, threads: 1,
+            weight_decay, momentum, clip, power, rank, orthonormal, unit_rms, downstream_blocks, budget, steps, warmup_steps, seed, threads: 1,
             classes: NAMES.0.as_ptr(),
             class_count,
             ..defaults

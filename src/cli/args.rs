@@ -169,7 +169,7 @@ pub(super) struct ModelArgs {
 
 pub(super) const PRECISIONS: &[(&str, &str)] = &[
     ("f32", ""),
-    ("bf16", "faster where the CPU has AVX-512 BF16 or AMX, and on GPUs; rounds weights and activations to 8 bits"),
+    ("bf16", "faster where the CPU has AMX and on GPUs, slower elsewhere; rounds weights and activations to 8 bits"),
     ("f16", "on GPUs only; rounds to 11 bits"),
 ];
 
@@ -265,9 +265,9 @@ pub(super) struct PlanArgs {
     /// the GPU's
     #[arg(long, value_name = "BYTES")]
     pub(super) budget: Option<Budget>,
-    /// Images per step
-    #[arg(long, value_name = "B", default_value = "32", value_parser = count(1..=65_535))]
-    pub(super) batch: usize,
+    /// Images per step [default: the preset's]
+    #[arg(long, value_name = "B", value_parser = count(1..=65_535))]
+    pub(super) batch: Option<usize>,
     /// Most images per pass [default: the batch, at most 16 on the CPU]
     #[arg(long, value_name = "N", value_parser = count(1..=65_535))]
     pub(super) micro_batch: Option<usize>,

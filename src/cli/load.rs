@@ -2,7 +2,8 @@
 
 use super::args::Global;
 use super::device::Target;
-use super::job::{DataSource, ModelSource, TuneJob};
+use super::job::{DataSource, ModelSource};
+use super::tune_job::TuneJob;
 use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Problem, Split};
 use foretune::memory::{Plan, Planned, Wishes, listing_bytes};

@@ -23,6 +23,7 @@ mod run_verify;
 mod screen;
 mod table;
 mod tune_args;
+mod tune_job;
 mod values;
 
 use args::{Cli, Global};

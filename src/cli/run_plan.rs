@@ -2,8 +2,8 @@
 
 use super::args::Global;
 use super::device::Target;
-use super::job::PlanJob;
 use super::table::Table;
+use super::tune_job::PlanJob;
 use super::{load, output};
 use foretune::Result;
 use foretune::encoder::Flops;
@@ -17,9 +17,10 @@ const LISTED: u64 = 180;
 
 pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
     let model = Model::open(&job.model.path, &job.model.options)?;
+    let options = job.on_depth(model.spec.depth);
     let cpu = load::cpu(&job.model, global);
     let target = Target::new(&job.model, global);
-    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(job.options.batch));
+    let micro_batch = job.micro_batch.unwrap_or_else(|| target.micro_batch(options.batch));
     let planned = |options| Planned {
         model: &model,
         options,
@@ -29,13 +30,13 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
         cpu,
         wishes: load::wishes(micro_batch, job.decode_threads, global),
     };
-    let plan = target.plan(planned(&job.options), job.budget)?;
-    let exact = TuneOptions { guess: GuessKind::Backprop, ..job.options.clone() };
+    let plan = target.plan(planned(&options), job.budget)?;
+    let exact = TuneOptions { guess: GuessKind::Backprop, ..options.clone() };
     let wishes = load::wishes(plan.micro_batch, job.decode_threads, global);
     let oracle = target.plan(Planned { wishes, ..planned(&exact) }, None)?;
     if global.json {
-        let (spec, layout) = (&model.spec, job.options.layout());
-        let tangents = if job.options.guess.is_forward_only() { job.options.tangents } else { 0 };
+        let (spec, layout) = (&model.spec, options.layout());
+        let tangents = if options.guess.is_forward_only() { options.tangents } else { 0 };
         let (pass, prefix) = (Flops::of_pass(spec, layout, 1, tangents), Flops::of_prefix(spec, layout, 1));
         return output::json(&json!({
             "event": "plan",
@@ -53,7 +54,7 @@ pub(super) fn run(job: &PlanJob, global: &Global) -> Result<()> {
             "exact_gradient": {"total": oracle.total(), "micro_batch": oracle.micro_batch, "lines": oracle.lines},
         }));
     }
-    let mut table = Table::new(["memory", &job.options.guess.to_string(), "exact gradient"]);
+    let mut table = Table::new(["memory", &options.guess.to_string(), "exact gradient"]);
     for (line, exact) in plan.lines.iter().zip(&oracle.lines) {
         table.row([line.name.into(), Budget(line.bytes).to_string(), Budget(exact.bytes).to_string()]);
     }

@@ -2,9 +2,9 @@
 
 use super::args::Global;
 use super::device::Target;
-use super::job::TuneJob;
 use super::screen::Screen;
 use super::table::Table;
+use super::tune_job::TuneJob;
 use super::{interrupt, load, memory, output};
 use foretune::adapter::{Adapter, check_writable};
 #[cfg(feature = "cuda")]
@@ -26,7 +26,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let limits = match job.budget {
         Some(_) => {
             let listed = Dataset::list(&job.data.root, job.data.format, &job.data.options)?;
-            Some(plan(&listed, &job.options)?.decode)
+            Some(plan(&listed, &job.on_depth(model.spec.depth))?.decode)
         }
         None => None,
     };
@@ -38,7 +38,7 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
         let problem = "no training images; tuning needs some in the train split".to_owned();
         return Err(Error::Data { path: dataset.root, problem });
     }
-    let options = job.resolve(train)?;
+    let options = job.resolve(model.spec.depth, train)?;
     let head_from = match &job.head_from {
         Some(path) => foreign_head(path, &model, &dataset)?,
         None => None,

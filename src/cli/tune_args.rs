@@ -5,7 +5,7 @@ use super::values::{choice, count};
 use clap::{ArgGroup, Args};
 use foretune::data::PrefixCacheOptions;
 use foretune::memory::Budget;
-use foretune::tune::{AugmentKind, GuessKind, HeadKind, Keep, OptimizerKind, TuneOptions};
+use foretune::tune::{AugmentKind, GuessKind, HeadKind, Keep, OptimizerKind, Preset, TuneOptions};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -33,6 +33,15 @@ pub(super) struct TuneArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(super) struct MethodArgs {
+    /// Options that learn; each that a preset sets can be given a value of its own
+    ///
+    /// All: --guess activation --clip 1 --prompts 1 --lr 0.1 --batch 64, and --insert-at a quarter of the depth.
+    #[arg(long, value_name = "PRESET", default_value = "balanced", value_parser = choice::<Preset>(&[
+        ("fast", "--tangents 4 --steps 100, for a first look"),
+        ("balanced", "--tangents 8 --steps 200"),
+        ("accurate", "--tangents 8 --steps 800"),
+    ]))]
+    pub(super) preset: Preset,
     /// Where the gradient of the prompts comes from
     ///
     /// weight-transpose: directions that the block's own weights make likely, scaled by their exact derivative;
@@ -44,11 +53,11 @@ pub(super) struct MethodArgs {
     /// matched-cosine: the exact gradient with an error as large as weight-transpose's, but unbiased, for comparison;
     /// backprop: the exact gradient, block by block: needs more memory, for comparison;
     /// none: no prompts: only the head, on the frozen model.
-    #[arg(long, value_name = "GUESS", default_value_t = DEFAULT.guess)]
-    pub(super) guess: GuessKind,
+    #[arg(long, value_name = "GUESS")]
+    pub(super) guess: Option<GuessKind>,
     /// Directions K per example and step; each costs about one more forward pass
-    #[arg(long, value_name = "K", default_value_t = DEFAULT.tangents, value_parser = count(1..=4096))]
-    pub(super) tangents: usize,
+    #[arg(long, value_name = "K", value_parser = count(1..=4096))]
+    pub(super) tangents: Option<usize>,
     /// Power of the singular values of the weights that noise is sent back through: 1 leaves them, 0 makes all directions equally
     /// likely
     #[arg(long, value_name = "POWER", default_value_t = DEFAULT.power)]
@@ -64,20 +73,21 @@ pub(super) struct MethodArgs {
     pub(super) unit_rms: bool,
     /// Most that an example counts in a step, as a multiple of the batch's median derivative; 0 for no limit
     ///
-    /// A few examples of a batch have derivatives many times the others', and would decide the step.
-    #[arg(long, value_name = "MULTIPLE", default_value_t = DEFAULT.clip)]
-    pub(super) clip: f64,
+    /// A few examples of a batch have derivatives many times the others', and would decide the step. Of all options this one decides
+    /// most.
+    #[arg(long, value_name = "MULTIPLE")]
+    pub(super) clip: Option<f64>,
     /// Prompt tokens per set
-    #[arg(long, value_name = "P", default_value_t = DEFAULT.prompts, value_parser = count(1..=4096))]
-    pub(super) prompts: usize,
+    #[arg(long, value_name = "P", value_parser = count(1..=4096))]
+    pub(super) prompts: Option<usize>,
     /// A prompt set of its own for every block from --insert-at on, instead of one that stays
     #[arg(long)]
     pub(super) deep: bool,
     /// Block ahead of which the (first) prompts enter, from 0
     ///
-    /// The blocks before it run without tangents. A quarter of the depth often learns more than 0.
-    #[arg(long, value_name = "BLOCK", default_value_t = DEFAULT.insert_at, value_parser = count(0..=4095))]
-    pub(super) insert_at: usize,
+    /// The blocks before it run without tangents.
+    #[arg(long, value_name = "BLOCK", value_parser = count(0..=4095))]
+    pub(super) insert_at: Option<usize>,
     /// What turns features into classes
     #[arg(long, value_name = "HEAD", default_value = "prototype", conflicts_with = "head_from",
         value_parser = choice::<HeadKind>(&[
@@ -103,8 +113,8 @@ pub(super) struct TrainingArgs {
     ]))]
     pub(super) optimizer: OptimizerKind,
     /// Peak learning rate of the prompts
-    #[arg(long, value_name = "RATE", default_value_t = DEFAULT.lr)]
-    pub(super) lr: f64,
+    #[arg(long, value_name = "RATE")]
+    pub(super) lr: Option<f64>,
     /// Peak learning rate of a linear head
     #[arg(long, value_name = "RATE", default_value_t = DEFAULT.head_lr)]
     pub(super) head_lr: f64,
@@ -114,7 +124,7 @@ pub(super) struct TrainingArgs {
     /// Momentum of sgd, or the decay rate β₁ of adamw
     #[arg(long, value_name = "MU", default_value_t = DEFAULT.momentum)]
     pub(super) momentum: f64,
-    /// Optimizer steps of the run [default: 500]
+    /// Optimizer steps of the run
     #[arg(long, value_name = "N", group = "length", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(super) steps: Option<u64>,
     /// Length of the run in passes over the training images, instead of --steps
@@ -124,8 +134,8 @@ pub(super) struct TrainingArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     pub(super) warmup: Option<u64>,
     /// Images per step
-    #[arg(long, value_name = "B", default_value_t = DEFAULT.batch, value_parser = count(1..=65_535))]
-    pub(super) batch: usize,
+    #[arg(long, value_name = "B", value_parser = count(1..=65_535))]
+    pub(super) batch: Option<usize>,
     /// What happens to training images at random
     #[arg(long, value_name = "KIND", default_value = "resized-crop", value_parser = choice::<AugmentKind>(&[
         ("none", "nothing"),

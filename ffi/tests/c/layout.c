@@ -31,7 +31,13 @@ AT(session_options, class_count, 128);
 AT(session_options, cuda_context, 136);
 AT(session_options, cuda_stream, 144);
 AT(session_options, allocator, 152);
-SIZE(session_options, 176);
+AT(session_options, clip, 176);
+AT(session_options, power, 184);
+AT(session_options, rank, 192);
+AT(session_options, orthonormal, 196);
+AT(session_options, unit_rms, 200);
+AT(session_options, downstream_blocks, 204);
+SIZE(session_options, 208);
 
 AT(allocator, allocate, 0);
 AT(allocator, release, 8);

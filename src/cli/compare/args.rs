@@ -1,8 +1,8 @@
 //! The arguments of `foretune compare`: those of `tune`, shared by all methods, and the methods themselves.
 
 use super::super::args::{DataArgs, ModelArgs};
-use super::super::job::TuneJob;
 use super::super::tune_args::{MethodArgs, RunArgs, TrainingArgs, TuneArgs};
+use super::super::tune_job::TuneJob;
 use super::summary::{EXACT, FROZEN};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -254,7 +254,7 @@ mod tests {
     use super::super::super::job::Job;
     use super::*;
     use clap::Parser;
-    use foretune::tune::{HeadKind, Keep, TuneOptions};
+    use foretune::tune::{HeadKind, Keep, Preset, TuneOptions};
 
     fn parse(more: &[&str]) -> Result<CompareJob, String> {
         let line = ["foretune", "compare", "--model", "m", "--data", "d", "--format", "cub", "--out", "o"];
@@ -278,9 +278,9 @@ mod tests {
         let job = parse(&[]).unwrap();
         assert_eq!(names(&job), ["weight-transpose", "activation", "directional"]);
         assert_eq!((job.seeds.as_slice(), job.exact.lrs.as_slice()), (&[0, 1, 2][..], &[0.01, 0.03, 0.1][..]));
-        let tune = TuneOptions { keep: Keep::Last, ..TuneOptions::default() };
-        let options = |method: &Method| method.job.resolve(1000).unwrap();
-        assert_eq!(options(&job.methods[0]), tune);
+        let tune = TuneOptions { keep: Keep::Last, ..Preset::default().options(12) };
+        let options = |method: &Method| method.job.resolve(12, 1000).unwrap();
+        assert_eq!(options(&job.methods[0]), TuneOptions { guess: GuessKind::WeightTranspose, ..tune.clone() });
         assert_eq!(options(&job.methods[1]), TuneOptions { guess: GuessKind::Activation, ..tune.clone() });
         assert_eq!(options(&job.exact), TuneOptions { guess: GuessKind::Backprop, ..tune });
     }
@@ -293,11 +293,13 @@ mod tests {
             parse(&[&shared[..], &["--lrs", "1,2,1", "--method", own, "--methods", "activation"]].concat()).unwrap();
         assert_eq!(names(&job), ["activation", "wt-p1"]);
         let [activation, own] = [0, 1].map(|at| &job.methods[at].job.options);
-        assert_eq!((activation.tangents, activation.prompts, activation.deep), (3, 4, true));
+        assert_eq!((activation.tangents, activation.prompts, activation.deep), (3, 1, true));
         assert_eq!((own.tangents, own.prompts, own.deep, own.weight_decay), (8, 1, true, 0.0));
         assert!([activation, own].iter().all(|options| options.head == HeadKind::Linear));
         assert!(
-            job.methods.iter().all(|method| method.job.resolve(9).unwrap().steps == 40 && method.job.budget.is_some())
+            job.methods
+                .iter()
+                .all(|method| method.job.resolve(12, 9).unwrap().steps == 40 && method.job.budget.is_some())
         );
         assert_eq!((job.methods[0].lrs.as_slice(), job.methods[1].lrs.as_slice()), (&[1.0, 2.0][..], &[0.5][..]));
         assert_eq!(names(&parse(&["--method", "a="]).unwrap()), ["a"]);

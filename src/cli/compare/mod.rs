@@ -39,7 +39,7 @@ pub(super) fn run(job: &CompareJob, global: &Global) -> Result<bool> {
     if base.budget.is_some() {
         let listed = Dataset::list(&base.data.root, base.data.format, &base.data.options)?;
         for method in job.methods.iter().chain([&job.exact]) {
-            limits = Some(plan(method, &method.job.options, &listed)?.decode);
+            limits = Some(plan(method, &method.job.on_depth(model.spec.depth), &listed)?.decode);
         }
     }
     let mut dataset = load::dataset(&base.data, limits)?;
@@ -124,7 +124,7 @@ impl Comparison<'_> {
         let job = self.job;
         let train = self.trial.dataset.items_of(Split::Train).len();
         let depth = self.trial.model.spec.depth;
-        let frozen = frozen(job.exact.job.resolve(train)?);
+        let frozen = frozen(job.exact.job.resolve(depth, train)?);
         // A head that is not trained has one score.
         let seeds = if frozen.steps == 0 { &job.seeds[..1] } else { &job.seeds };
         let methods = || job.methods.iter().chain([&job.exact]);
@@ -145,7 +145,7 @@ impl Comparison<'_> {
             forwards_per_step: steps,
         });
         for method in methods() {
-            groups.push(self.method(method, method.job.resolve(train)?, depth, global)?);
+            groups.push(self.method(method, method.job.resolve(depth, train)?, depth, global)?);
         }
         Ok(groups)
     }

@@ -1,8 +1,8 @@
 //! One run of a comparison: trained, scored, and continued where it was stopped.
 
 use super::super::device::Target;
-use super::super::job::TuneJob;
 use super::super::screen::Screen;
+use super::super::tune_job::TuneJob;
 use super::runs::{self, Record};
 use super::watch::{Seen, Watch};
 #[cfg(feature = "cuda")]
