@@ -34,7 +34,7 @@ impl Bench {
         let [model, data, out] = ["model", "data", out].map(|name| self.path(name).to_str().expect("UTF-8").to_owned());
         let mut args = vec!["compare", "--model", &model, "--data", &data, "--format", "cub", "--out", &out];
         let short = "--device cpu --head pretrained --steps 4 --warmup 1 --batch 8 --augment none --val-fraction 0.25 \
-                     --eval-every 2 --prompts 2 --insert-at 4 --lrs 0.1,0.3 --seeds 0,1";
+                     --eval-every 2 --prompts 2 --tangents 1 --insert-at 4 --lrs 0.1,0.3 --seeds 0,1";
         let words: Vec<&str> = short.split_whitespace().collect();
         args.extend(words.chunks(2).filter(|pair| !more.contains(&pair[0])).flatten());
         args.extend(more);
