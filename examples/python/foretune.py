@@ -121,6 +121,7 @@ _last_error = _declare("last_error", returns=c_char_p)
 _model_open = _declare("model_open", c_char_p, c_void_p, POINTER(c_void_p))
 _model_destroy = _declare("model_destroy", POINTER(c_void_p), returns=None)
 _options_default = _declare("session_options_default", POINTER(_SessionOptions), c_size_t)
+_options_preset = _declare("session_options_preset", POINTER(_SessionOptions), c_size_t, c_uint32)
 _plan_session = _declare("plan_session", c_void_p, POINTER(_SessionOptions), c_size_t, POINTER(_Plan))
 _session_create = _declare("session_create", c_void_p, POINTER(_SessionOptions), POINTER(c_void_p))
 _session_destroy = _declare("session_destroy", POINTER(c_void_p), returns=None)
@@ -233,10 +234,13 @@ class Model(_Handle):
         _check(_model_open(os.fspath(path).encode(), None, byref(self._handle)))
 
 
-def session_options(**fields):
-    """The defaults but for `fields`, named as in foretune_session_options."""
+def session_options(preset=None, **fields):
+    """The defaults, or those of a PRESET_*, but for `fields`, named as in foretune_session_options."""
     options = _SessionOptions()
-    _check(_options_default(byref(options), ctypes.sizeof(options)))
+    if preset is None:
+        _check(_options_default(byref(options), ctypes.sizeof(options)))
+    else:
+        _check(_options_preset(byref(options), ctypes.sizeof(options), preset))
     return _set(options, fields)
 
 

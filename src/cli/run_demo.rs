@@ -13,7 +13,7 @@ use foretune::engine::{self, Native};
 use foretune::model::{Model, PromptLayout};
 use foretune::tune::{
     AugmentKind, Compare, DecodeOptions, GuessKind, HeadKind, Job, Observer, Photos, Preset, Resources, Score, Splits,
-    TuneOptions, score,
+    TuneOptions, score, usual_warmup,
 };
 use foretune::{Error, Result};
 use indicatif::{FormattedDuration, HumanBytes};
@@ -63,6 +63,9 @@ pub(super) fn run(job: &DemoJob, global: &Global) -> Result<bool> {
     Ok(true)
 }
 
+/// Enough of a run to see it learn.
+const STEPS: u64 = 120;
+
 /// What is tuned and how: what `tune` does by itself, but for what this model and these images need.
 fn options(seed: u64, depth: usize) -> TuneOptions {
     TuneOptions {
@@ -70,6 +73,8 @@ fn options(seed: u64, depth: usize) -> TuneOptions {
         // A mirrored crescent is nothing the model knows.
         augment: AugmentKind::None,
         val_fraction: 0.25,
+        steps: STEPS,
+        warmup: usual_warmup(STEPS),
         seed,
         ..Preset::default().options(depth)
     }
@@ -195,7 +200,8 @@ fn commands(folder: &Folder, seed: u64) -> [String; 4] {
     let data = format!("--model {model} --data {shifted} --format cub");
     [
         format!(
-            "{program} tune {data} --out {again} --head pretrained --augment none --val-fraction 0.25 --seed {seed}"
+            "{program} tune {data} --out {again} --head pretrained --augment none --val-fraction 0.25 --steps {STEPS} \
+             --seed {seed}"
         ),
         format!("{program} eval {data} --adapter {adapter}"),
         format!("{program} predict --model {model} --adapter {adapter} {image}"),

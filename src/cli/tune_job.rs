@@ -56,7 +56,7 @@ pub(super) struct PlanJob {
 impl TuneJob {
     pub(super) fn new(args: TuneArgs) -> Result<Self> {
         let TuneArgs { model, data, out, method, training, run } = args;
-        let preset = method.preset(ANY_DEPTH);
+        let preset = method.preset.options(ANY_DEPTH);
         let length = match (training.steps, training.epochs) {
             (steps, None) => Length::Steps(steps.unwrap_or(preset.steps)),
             (_, Some(epochs)) => Length::Epochs(epochs),
@@ -109,8 +109,7 @@ impl TuneJob {
 
     /// The options of a run of any length on a model of `depth` blocks.
     pub(super) fn on_depth(&self, depth: usize) -> TuneOptions {
-        let insert_at = self.insert_at.unwrap_or(usual_insertion(depth));
-        TuneOptions { insert_at, ..self.options.clone() }
+        placed(&self.options, self.insert_at, depth)
     }
 
     /// The options of a run over `examples` training images on a model of `depth` blocks.
@@ -132,7 +131,7 @@ impl TuneJob {
 
 impl PlanJob {
     pub(super) fn new(args: PlanArgs) -> Result<Self> {
-        let preset = args.method.preset(ANY_DEPTH);
+        let preset = args.method.preset.options(ANY_DEPTH);
         let options = TuneOptions { batch: args.batch.unwrap_or(preset.batch), ..args.method.over(preset) };
         options.validate()?;
         Ok(PlanJob {
@@ -149,17 +148,11 @@ impl PlanJob {
 
     /// The options on a model of `depth` blocks.
     pub(super) fn on_depth(&self, depth: usize) -> TuneOptions {
-        let insert_at = self.insert_at.unwrap_or(usual_insertion(depth));
-        TuneOptions { insert_at, ..self.options.clone() }
+        placed(&self.options, self.insert_at, depth)
     }
 }
 
 impl MethodArgs {
-    /// What holds where nothing else was asked for, on a model of `depth` blocks.
-    fn preset(&self, depth: usize) -> TuneOptions {
-        self.preset.options(depth)
-    }
-
     /// `options` with the method that was asked for.
     fn over(&self, options: TuneOptions) -> TuneOptions {
         TuneOptions {
@@ -177,6 +170,11 @@ impl MethodArgs {
             ..options
         }
     }
+}
+
+/// `options` with prompts where they were asked for, or where they usually enter a model of `depth` blocks.
+fn placed(options: &TuneOptions, insert_at: Option<usize>, depth: usize) -> TuneOptions {
+    TuneOptions { insert_at: insert_at.unwrap_or(usual_insertion(depth)), ..options.clone() }
 }
 
 /// `birds.safetensors` → `birds.checkpoint.safetensors`.

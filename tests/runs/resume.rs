@@ -211,7 +211,7 @@ fn resuming_needs_the_same_run_and_a_sound_checkpoint() {
 
     let message = failure(&resume("--lr 0.5"), 1);
     assert!(
-        message.contains("a.checkpoint.safetensors") && message.contains("lr is 0.01 there, 0.5 here"),
+        message.contains("a.checkpoint.safetensors") && message.contains("lr is 0.1 there, 0.5 here"),
         "{message}"
     );
     crate::common::photo(&bench.path("data/train/kind0/new.png"), 0, 77);

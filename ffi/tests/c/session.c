@@ -134,6 +134,31 @@ static void plans(const foretune_model *model) {
     FAILS(foretune_session_create(model, &options, &session), FORETUNE_BUDGET, "1000");
 }
 
+static void presets_and_guesses(const foretune_model *model, const struct frames *frames) {
+    foretune_session_options fast, balanced, usual;
+    OK(foretune_session_options_preset(&fast, sizeof fast, FORETUNE_PRESET_FAST));
+    OK(foretune_session_options_preset(&balanced, sizeof balanced, FORETUNE_PRESET_BALANCED));
+    OK(foretune_session_options_default(&usual, sizeof usual));
+    CHECK(fast.tangents < balanced.tangents && fast.steps < balanced.steps && fast.insert_at == FORETUNE_INSERT_AT_AUTO);
+    CHECK(usual.steps == 0 && usual.tangents == balanced.tangents && usual.clip == balanced.clip);
+    FAILS(foretune_session_options_preset(&usual, sizeof usual, 3), FORETUNE_INVALID_ARGUMENT, "preset is 3");
+
+    const uint32_t guesses[] = {FORETUNE_GUESS_ACTIVATION, FORETUNE_GUESS_MIXING, FORETUNE_GUESS_DOWNSTREAM,
+                                FORETUNE_GUESS_SELF_SHARPENING, FORETUNE_GUESS_MATCHED_COSINE};
+    for (unsigned g = 0; g < sizeof guesses / sizeof *guesses; g++) {
+        foretune_session_options options = usual_options();
+        options.guess = guesses[g];
+        options.downstream_blocks = guesses[g] == FORETUNE_GUESS_DOWNSTREAM;
+        options.orthonormal = options.unit_rms = 1;
+        options.power = guesses[g] >= FORETUNE_GUESS_SELF_SHARPENING ? 0.5 : 1.0;
+        options.clip = 0.5;
+        options.insert_at = FORETUNE_INSERT_AT_AUTO;
+        foretune_session *session = make_session(model, &options, frames);
+        take_steps(session, frames, 0, 2);
+        foretune_session_destroy(&session);
+    }
+}
+
 static void refusals(const foretune_model *model, const struct frames *frames) {
     foretune_session_options options = usual_options();
     foretune_session *session = NULL;
@@ -147,6 +172,10 @@ static void refusals(const foretune_model *model, const struct frames *frames) {
         CHECK(!session);                                                                                               \
     } while (0)
     REFUSED(guess, 17, FORETUNE_INVALID_ARGUMENT, "guess");
+    REFUSED(downstream_blocks, 1, FORETUNE_INVALID_ARGUMENT, "downstream_blocks is 1");
+    REFUSED(orthonormal, 2, FORETUNE_INVALID_ARGUMENT, "orthonormal");
+    REFUSED(clip, -1.0, FORETUNE_BAD_OPTIONS, "clip");
+    REFUSED(power, 0.5, FORETUNE_BAD_OPTIONS, "power");
     REFUSED(head, 17, FORETUNE_INVALID_ARGUMENT, "head");
     REFUSED(deep, 2, FORETUNE_INVALID_ARGUMENT, "deep");
     REFUSED(precision, 9, FORETUNE_INVALID_ARGUMENT, "precision");
@@ -457,6 +486,7 @@ int main(int argc, char **argv) {
     OK(foretune_model_open(argv[1], NULL, &model));
     sizes(model, argv[1]);
     plans(model);
+    presets_and_guesses(model, frames);
     refusals(model, frames);
     saving(model, frames, argv[2]);
     stopping(model, frames);

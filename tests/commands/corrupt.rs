@@ -1,8 +1,6 @@
 //! `foretune corrupt` from outside: the copy, what continues one, and what is refused.
 
-mod common;
-
-use common::{command, failure, foretune, success, text};
+use crate::common::{command, failure, foretune, success, text};
 use foretune::data::corrupt::{Corruption, Kind, Severity, corrupt};
 use foretune::data::{Dataset, Format, Interpolation, OpenOptions, Preprocess, Resize, load_image};
 use foretune::demo::{Subset, write_cub};

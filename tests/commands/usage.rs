@@ -1,8 +1,6 @@
 //! The command line from outside: exit codes, help, errors, and what goes to which stream.
 
-mod common;
-
-use common::{failure, foretune, success, text};
+use crate::common::{failure, foretune, success, text};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};

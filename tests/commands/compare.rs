@@ -1,8 +1,6 @@
 //! `foretune compare` from outside: what it writes, that no run is made twice, and that an interrupted one goes on.
 
-mod common;
-
-use common::{command, failure, foretune, listing, success, text};
+use crate::common::{command, failure, foretune, listing, success, text};
 use foretune::demo::{CONFIG, Subset, WEIGHTS, write_cub};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,8 +1,6 @@
 //! The prefix cache: the bits of a run do not depend on what was kept, nor on what became of the file.
 
-mod common;
-
-use common::{Bench, Vit, command, failure, foretune, listing, success, text};
+use crate::common::{Bench, Vit, command, failure, foretune, listing, success, text};
 use foretune::cpu::{CpuBackend, CpuOptions};
 use foretune::encoder::{Encoder, Input, Pass};
 use foretune::engine::{self, Engine, Native};
@@ -375,7 +373,7 @@ fn values_beyond_f16_are_an_error_that_says_so() {
     let runs = Runs::new();
     let mut tensors = Vit::SMALL.tensors();
     tensors.get_mut("blocks.0.mlp.fc2.bias").unwrap().1[3] = 1e6;
-    fs::write(runs.0.path("model/model.safetensors"), common::serialise(&tensors)).unwrap();
+    fs::write(runs.0.path("model/model.safetensors"), crate::common::serialise(&tensors)).unwrap();
     let message = failure(&runs.args("cache", "--quiet"), 1);
     assert!(message.contains(".png: ") && message.contains("65504"), "{message}");
     runs.run("off", "");
@@ -387,11 +385,11 @@ fn a_budget_changes_no_bit() {
     let runs = Runs::new();
     let (whole, _) = runs.run("cache", "--tangents 3");
     let message = failure(&runs.args("cold", "--tangents 3 --quiet --budget 1KiB"), 1);
-    let smallest = common::smallest_budget(&message);
+    let smallest = crate::common::smallest_budget(&message);
     assert!(!runs.0.path("cold").exists());
     for cache in ["cold", "cold", "cache"] {
         assert!(runs.run(cache, &format!("--tangents 3 --budget {smallest}")).0 == whole);
     }
     let without = failure(&runs.args("off", "--tangents 3 --quiet --budget 1KiB"), 1);
-    assert!(common::smallest_budget(&without) < smallest, "what a cache takes is planned");
+    assert!(crate::common::smallest_budget(&without) < smallest, "what a cache takes is planned");
 }

@@ -1,8 +1,6 @@
 //! Damaged and malicious checkpoints give one clear error: no panic, no allocation by unchecked sizes.
 
-mod common;
-
-use common::{Tensors, Vit, file, serialise};
+use crate::common::{Tensors, Vit, file, serialise};
 use foretune::Error;
 use foretune::model::{LoadOptions, Model};
 use foretune::weights::Checkpoint;

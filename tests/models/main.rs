@@ -1,0 +1,8 @@
+//! Checkpoints and their configurations: real, damaged and malicious.
+
+mod classifier;
+#[path = "../common/mod.rs"]
+mod common;
+mod configs;
+mod hostile_checkpoints;
+mod open;
