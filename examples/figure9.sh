@@ -14,7 +14,7 @@ usage: examples/figure9.sh --model PATH --data FORMAT=DIR [--data FORMAT=DIR]...
   --dry-run           check the paths, print the commands, run nothing
 
 Environment, with defaults: STEPS=500 LRS=0.001,0.01,0.1 HEADS=prototype,linear INSERT_AT=0,3 IMAGE_SIZE=224 BATCH=64
-MICRO_BATCH=16 TANGENTS=2 PROMPTS=10 SEEDS=0 HEAD_LR=0.003 VAL_FRACTION=0.2, METHODS for other guesses than the usual, and
+MICRO_BATCH=16 TANGENTS=2 PROMPTS=10 SEEDS=0 HEAD_LR=0.003 VAL_FRACTION=0.2 CLIP=1, METHODS for other guesses than the usual, and
 DEEP=1 for a prompt set per block.
 
 What to download, and what must be where:
@@ -125,7 +125,7 @@ for set in "${sets[@]}"; do
                 --image-size "${IMAGE_SIZE:-224}" --head "$head" --head-lr "${HEAD_LR:-0.003}" --insert-at "$block" \
                 --lrs "${LRS:-0.001,0.01,0.1}" --seeds "${SEEDS:-0}" --steps "${STEPS:-500}" --batch "${BATCH:-64}" \
                 --val-fraction "${VAL_FRACTION:-0.2}" --micro-batch "${MICRO_BATCH:-16}" --tangents "${TANGENTS:-2}" \
-                --prompts "${PROMPTS:-10}" ${METHODS:+--methods "$METHODS"} ${DEEP:+--deep} | tee -a "$table"
+                --prompts "${PROMPTS:-10}" --clip "${CLIP:-1}" ${METHODS:+--methods "$METHODS"} ${DEEP:+--deep} | tee -a "$table"
         done
     done
 done

@@ -5,7 +5,7 @@
 use foretune::cpu::CpuOptions;
 use foretune::data::{Pixels, Preparer, Rgb};
 use foretune::memory::{Plan, Planned, Wishes};
-use foretune::tune::TuneOptions;
+use foretune::tune::{Preset, TuneOptions};
 use foretune::{LoadOptions, Model, Session, SessionOptions, engine};
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         warmup: 2,
         seed: 7,
         insert_at: 1,
-        ..TuneOptions::default()
+        ..Preset::default().options(model.spec.depth)
     };
     let cpu = CpuOptions { threads: 1, ..CpuOptions::default() };
     let wishes = Wishes { micro_batch: 8, decode_threads: 0 };

@@ -93,7 +93,7 @@ static void sizes(const foretune_model *model, const char *path) {
     foretune_session_options *short_options = malloc(96);
     CHECK(short_options);
     OK(foretune_session_options_default(short_options, 96));
-    CHECK(short_options->struct_size == 96 && short_options->tangents == 1);
+    CHECK(short_options->struct_size == 96 && short_options->tangents == 8);
     short_options->threads = 1;
     OK(foretune_session_create(model, short_options, &session));
     foretune_session_destroy(&session);
