@@ -210,10 +210,7 @@ fn resuming_needs_the_same_run_and_a_sound_checkpoint() {
     assert!(fs::read(bench.path("out/a.safetensors")).unwrap() == adapter);
 
     let message = failure(&resume("--lr 0.5"), 1);
-    assert!(
-        message.contains("a.checkpoint.safetensors") && message.contains("lr is 0.1 there, 0.5 here"),
-        "{message}"
-    );
+    assert!(message.contains("a.checkpoint.safetensors") && message.contains("lr is 0.1 there, 0.5 here"), "{message}");
     crate::common::photo(&bench.path("data/train/kind0/new.png"), 0, 77);
     let message = failure(&resume(""), 1);
     assert!(message.contains("another data set"), "{message}");
