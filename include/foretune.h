@@ -130,7 +130,7 @@
 /**
  * What `foretune_abi_version` returns of the library this header belongs to.
  */
-#define FORETUNE_ABI_VERSION 1000
+#define FORETUNE_ABI_VERSION 1001
 
 /**
  * Storage and products in f32.

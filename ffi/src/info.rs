@@ -30,7 +30,7 @@ pub struct foretune_device_info {
 versioned!(foretune_device_info);
 
 /// What `foretune_abi_version` returns of the library this header belongs to.
-pub const FORETUNE_ABI_VERSION: u32 = 1000;
+pub const FORETUNE_ABI_VERSION: u32 = 1001;
 
 /// The library's version, "major.minor.patch", static. Any thread.
 #[unsafe(no_mangle)]
