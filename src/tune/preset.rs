@@ -1,4 +1,4 @@
-//! Options that learn, for whoever has no wishes of their own. `docs/learning.md` has the measurements they come from.
+//! Options that learn, for whoever has no wishes of their own. `docs/learning.md` has what was measured of them.
 
 use super::TuneOptions;
 use crate::guess::GuessKind;
