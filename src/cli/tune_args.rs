@@ -73,8 +73,7 @@ pub(super) struct MethodArgs {
     pub(super) unit_rms: bool,
     /// Most that an example counts in a step, as a multiple of the batch's median derivative; 0 for no limit
     ///
-    /// A few examples of a batch have derivatives many times the others', and would decide the step. Of all options this one decides
-    /// most.
+    /// A few examples of a batch have derivatives many times the others', and would decide the step.
     #[arg(long, value_name = "MULTIPLE")]
     pub(super) clip: Option<f64>,
     /// Prompt tokens per set
