@@ -53,6 +53,7 @@ fn guesses(downstream_blocks: u8) -> [GuessKind; 9] {
     ]
 }
 
+/// `FORETUNE_GUESS_*` of a guess; its blocks, if any, are an option of their own.
 pub(crate) fn number_of(guess: GuessKind) -> u32 {
     guesses(0).iter().position(|&known| known == guess).unwrap_or_default() as u32
 }
