@@ -1,7 +1,7 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PredictArgs, SelftestArgs, SynthArgs,
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, ExportArgs, Global, ModelArgs, PredictArgs, SelftestArgs, SynthArgs,
 };
 use super::bench::BenchArgs;
 use super::compare::CompareJob;
@@ -23,6 +23,7 @@ pub(super) enum Job {
     Compare(Box<CompareJob>),
     Eval(EvalJob),
     Predict(PredictJob),
+    Export(ExportArgs),
     Inspect(PathBuf),
     Verify(DataSource),
     Corrupt(CorruptJob),
@@ -104,6 +105,7 @@ impl Job {
             Command::Compare(args) => Job::Compare(Box::new(CompareJob::new(*args)?)),
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
+            Command::Export(args) => Job::Export(args),
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Corrupt(args) => Job::Corrupt(CorruptJob::new(args)?),
