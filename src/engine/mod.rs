@@ -1,6 +1,8 @@
 //! What the tuner needs from a model on a device, and the native engine that provides it.
 
 mod native;
+#[cfg(feature = "ort")]
+pub mod ort;
 
 pub use native::{Native, cpu};
 

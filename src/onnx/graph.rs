@@ -63,7 +63,7 @@ pub(super) enum Dim {
 }
 
 /// A constant of the graph whose values are made when it is written.
-pub(super) struct Constant<'m> {
+pub(crate) struct Constant<'m> {
     pub name: String,
     pub dims: Vec<usize>,
     pub data_type: DataType,
@@ -93,6 +93,21 @@ impl Constant<'_> {
         match &self.values {
             Values::Bytes(bytes) => Ok(bytes.clone()),
             Values::Read(element, read) => Ok(element.bytes(&read()?)),
+        }
+    }
+
+    /// Its values as numbers. Errors: a tensor of the model cannot be read; it consists of integers.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        match &self.values {
+            Values::Read(_, read) => read(),
+            Values::Bytes(bytes) if self.data_type == DataType::Float => {
+                Ok(bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            }
+            Values::Bytes(_) => Err(crate::Error::Tensor {
+                path: Default::default(),
+                name: self.name.clone(),
+                problem: "is not f32".into(),
+            }),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Vision Transformers as ONNX graphs.
 
+mod body;
 mod dual;
 mod export;
 mod graph;
@@ -9,5 +10,6 @@ mod proto;
 mod vit;
 mod write;
 
+pub(crate) use body::{Tuning, name};
 pub use export::{ExportOptions, export};
 pub use graph::Element;

@@ -3,7 +3,7 @@
 //! are left out in the last block alone.
 
 use super::dual::{self, Dual};
-use super::graph::{Graph, Value, ints};
+use super::graph::{Graph, Value, int, ints};
 use crate::encoder::constant_tokens;
 use crate::model::{Model, Pooling, PromptLayout};
 use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef};
@@ -85,7 +85,7 @@ impl<'m> Vit<'m> {
     }
 
     /// `set` takes its place behind the class token.
-    fn join(&self, g: &mut Graph<'m>, x: &Dual, set: &Dual, layout: PromptLayout, block: usize) -> Dual {
+    pub fn join(&self, g: &mut Graph<'m>, x: &Dual, set: &Dual, layout: PromptLayout, block: usize) -> Dual {
         let (start, p, d) = (self.model.spec.prompt_start() as i64, layout.prompts as i64, self.model.spec.width as i64);
         let old = if block > layout.insert_at { p } else { 0 };
         let values = g.repeat(&set.primal, &x.primal, &[p, d]);
@@ -102,7 +102,7 @@ impl<'m> Vit<'m> {
                 Some(dx) => dx.clone(),
                 None => {
                     // All tokens that were there have none: zeros [K, B, T − p, d].
-                    let planes = g.node("Shape", &[dy], vec![super::graph::int("start", 0), super::graph::int("end", 1)]);
+                    let planes = g.node("Shape", &[dy], vec![int("start", 0), int("end", 1)]);
                     let rest = g.node("Shape", &[&x.primal], Vec::new());
                     let shape = g.concat(&[&planes, &rest], 0);
                     let zero = g.scalar(0.0);
@@ -114,7 +114,7 @@ impl<'m> Vit<'m> {
         Dual { primal: around(g, &x.primal, 1, &values), tangents }
     }
 
-    fn block(&self, g: &mut Graph<'m>, x: &Dual, index: usize, prompts: usize) -> Dual {
+    pub fn block(&self, g: &mut Graph<'m>, x: &Dual, index: usize, prompts: usize) -> Dual {
         let spec = &self.model.spec;
         let block: &'m BlockRef = &self.model.vit.blocks[index];
         let name = format!("blocks.{index}");

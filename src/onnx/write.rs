@@ -58,11 +58,28 @@ pub(super) fn write(graph: &Graph, metadata: &[(&str, String)], path: &Path) -> 
     write_as(graph, metadata, path, external.as_deref())
 }
 
-fn write_as(graph: &Graph, metadata: &[(&str, String)], path: &Path, external: Option<&str>) -> Result<()> {
+/// Whether a tensor stands outside the model wherever it may.
+pub(super) fn is_external(constant: &Constant) -> bool {
+    constant.len() >= SMALL
+}
+
+/// The model whose larger tensors are said to be in another file, as which ONNX Runtime is given them. Errors: a tensor cannot be
+/// read.
+pub(super) fn without_tensors(graph: &Graph) -> Result<Vec<u8>> {
+    let placed = place(graph, Some("tensors"));
+    let mut bytes = Vec::new();
+    match encode(graph.proto(), &placed, &[], &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(Failure::There(error)) => Err(error),
+        Err(Failure::Here(error)) => Err(Error::io("write", "memory", error)),
+    }
+}
+
+fn place<'g, 'm>(graph: &'g Graph<'m>, external: Option<&str>) -> Vec<Placed<'g, 'm>> {
     let mut offset = 0;
     let place = |constant| {
         let mut placed = Placed { constant, header: constant.header(), external: false };
-        if let Some(name) = external.filter(|_| constant.len() >= SMALL) {
+        if let Some(name) = external.filter(|_| is_external(constant)) {
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
             placed.external = true;
             placed.header.data_location = DataLocation::External as i32;
@@ -75,7 +92,11 @@ fn write_as(graph: &Graph, metadata: &[(&str, String)], path: &Path, external: O
         }
         placed
     };
-    let placed: Vec<Placed> = graph.constants.iter().map(place).collect();
+    graph.constants.iter().map(place).collect()
+}
+
+fn write_as(graph: &Graph, metadata: &[(&str, String)], path: &Path, external: Option<&str>) -> Result<()> {
+    let placed = place(graph, external);
     if let Some(name) = external {
         // First: a model is never there without its tensors.
         fill(&path.with_file_name(name), |out| {

@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaOptions};
+use crate::encoder::Encoder;
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
@@ -71,7 +72,7 @@ fn check<B: Backend>(
         let name = |what: &str| format!("{} ℓ={insert_at}: {what}", if deep { "deep" } else { "shallow" });
         let mut exact = Probe::new(reference, layout, inputs.clone())?;
         let mut fast = Probe::new(&native, layout, inputs.clone())?;
-        let (exact_inputs, fast_inputs) = (exact.head_inputs()?, fast.head_inputs()?);
+        let (exact_inputs, fast_inputs) = (exact.head_inputs(Encoder::dual)?, fast.head_inputs(Encoder::dual)?);
         for (kind, head) in [("linear", &head), ("prototype", &prototype)] {
             let expected = exact.judge(head, &[], &exact_inputs);
             let found = fast.judge(head, &[], &fast_inputs);
@@ -141,7 +142,7 @@ fn central_differences(
             let prompts = inputs.prompts.iter().zip(v).map(|(p, &v)| p + h * f64::from(v)).collect();
             let moved = Inputs { prompts, tangents: Vec::new(), count: 0, ..inputs.clone() };
             let mut probe = Probe::new(native, layout, moved)?;
-            let f = probe.head_inputs()?;
+            let f = probe.head_inputs(Encoder::dual)?;
             Ok(probe.judge(head, &[], &f).losses[row / inputs.count])
         };
         out.push((loss_at(STEP)? - loss_at(-STEP)?) / (2.0 * STEP));
