@@ -23,8 +23,8 @@ pub use input::Input;
 pub use pullback::{Cotangents, TokenSink};
 pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
-pub use weights::{Block, Weights, products, weight_bytes};
 pub(crate) use weights::constant_tokens;
+pub use weights::{Block, Weights, products, weight_bytes};
 
 use crate::backend::{Backend, Needs};
 use crate::model::{FinalNorm, Head, ModelSpec, PromptLayout};

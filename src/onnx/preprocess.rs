@@ -13,11 +13,8 @@ pub(super) fn pixels(g: &mut Graph, preprocess: &Preprocess) -> Result<Value> {
         Err(Error::Options(problem))
     };
     let attributes = |mode, more: Vec<_>| {
-        let common = vec![
-            string("mode", mode),
-            string("coordinate_transformation_mode", "half_pixel"),
-            ints("axes", &[2, 3]),
-        ];
+        let common =
+            vec![string("mode", mode), string("coordinate_transformation_mode", "half_pixel"), ints("axes", &[2, 3])];
         common.into_iter().chain(more).collect::<Vec<_>>()
     };
     let attributes = match preprocess.interpolation {

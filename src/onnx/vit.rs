@@ -86,7 +86,8 @@ impl<'m> Vit<'m> {
 
     /// `set` takes its place behind the class token.
     pub fn join(&self, g: &mut Graph<'m>, x: &Dual, set: &Dual, layout: PromptLayout, block: usize) -> Dual {
-        let (start, p, d) = (self.model.spec.prompt_start() as i64, layout.prompts as i64, self.model.spec.width as i64);
+        let (start, p, d) =
+            (self.model.spec.prompt_start() as i64, layout.prompts as i64, self.model.spec.width as i64);
         let old = if block > layout.insert_at { p } else { 0 };
         let values = g.repeat(&set.primal, &x.primal, &[p, d]);
         let around = |g: &mut Graph<'m>, x: &Value, axis: i64, middle: &Value| {
@@ -223,9 +224,9 @@ impl<'m> Vit<'m> {
         let weight = g.tensor(format!("{name}.weight"), &[k, n], move || {
             Ok(transposed(&linear.read()?[of.start * k..of.end * k], k))
         });
-        let bias = linear.bias().map(|bias| {
-            g.tensor(format!("{name}.bias"), &[n], move || Ok(bias.read::<f32>()?[rows.clone()].to_vec()))
-        });
+        let bias = linear
+            .bias()
+            .map(|bias| g.tensor(format!("{name}.bias"), &[n], move || Ok(bias.read::<f32>()?[rows.clone()].to_vec())));
         dual::linear(g, x, &weight, bias.as_ref())
     }
 }

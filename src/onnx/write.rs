@@ -152,7 +152,8 @@ fn fill(path: &Path, step: impl FnOnce(&mut dyn Write) -> Step) -> Result<()> {
 }
 
 fn encode(graph: &GraphProto, placed: &[Placed], metadata: &[(&str, String)], out: &mut dyn Write) -> Step {
-    let metadata = metadata.iter().map(|(key, value)| StringStringEntryProto { key: (*key).into(), value: value.clone() });
+    let metadata =
+        metadata.iter().map(|(key, value)| StringStringEntryProto { key: (*key).into(), value: value.clone() });
     let model = ModelProto {
         // The IR of the operators' version.
         ir_version: 8,

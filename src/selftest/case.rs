@@ -8,6 +8,10 @@ use crate::cpu::CpuBackend;
 use crate::cuda::{CudaBackend, CudaOptions};
 use crate::encoder::{Encoder, Pass, TangentSource};
 use crate::engine::Native;
+use crate::files::write_atomic;
+use crate::model::{Head, LoadOptions, Model, PromptLayout};
+use crate::ops::Reference;
+use crate::{Error, Result};
 #[cfg(feature = "ort")]
 use crate::{
     engine::{
@@ -16,10 +20,6 @@ use crate::{
     },
     guess::GuessKind,
 };
-use crate::files::write_atomic;
-use crate::model::{Head, LoadOptions, Model, PromptLayout};
-use crate::ops::Reference;
-use crate::{Error, Result};
 use ndarray::{Array1, Array2};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
@@ -159,7 +159,7 @@ pub fn run_case(
         #[cfg(feature = "ort")]
         Arithmetic::OnnxRuntime => {
             let (layout, Inputs { labels, count, .. }) = case.inputs(&model)?;
-            let mut runtime = OrtModel::new(&model, OrtOptions::default())?;
+            let runtime = OrtModel::new(&model, OrtOptions::default())?;
             let mut engine = runtime.engine(layout, labels.len(), count, GuessKind::None)?;
             let backend = CpuBackend::new(arithmetic.cpu_options())?;
             compute(&case, &model, backend, |_, pass, source, out| engine.dual(pass, source, out))?

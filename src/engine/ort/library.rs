@@ -54,8 +54,9 @@ pub fn load(path: Option<&Path>) -> Result<Runtime> {
         (None, None) => (None, ""),
     };
     let runtime = match path {
-        Some(path) => probe(&path)
-            .map_err(|problem| Error::OnnxRuntime(format!("{} ({source}): {problem}", path.display())))?,
+        Some(path) => {
+            probe(&path).map_err(|problem| Error::OnnxRuntime(format!("{} ({source}): {problem}", path.display())))?
+        }
         None => {
             // What was found and could not be used is worth more than that nothing was found.
             let mut problem = None;
@@ -149,7 +150,9 @@ fn usual_places() -> Vec<PathBuf> {
     }
     // As the system finds libraries.
     places.push(NAME.into());
-    for folder in ["/usr/lib", "/usr/local/lib", "/opt/homebrew/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"] {
+    for folder in
+        ["/usr/lib", "/usr/local/lib", "/opt/homebrew/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+    {
         places.extend(versions(Path::new(folder)).pop());
     }
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {

@@ -11,12 +11,14 @@ pub use provider::Provider;
 pub use run::OrtEngine;
 
 use crate::Error;
+use crate::backend::Precision;
 use crate::cpu::{CpuBackend, CpuOptions};
-use crate::engine::Native;
+use crate::engine::{Engine, Loaded, Native};
 use crate::guess::GuessKind;
 use crate::model::{Model, PromptLayout};
 use crate::{Result, engine};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use tensors::Tensors;
 
 /// How ONNX Runtime is used.
@@ -35,8 +37,9 @@ pub struct OrtModel {
     model: Model,
     /// What has no forward form: guesses made of weights, and the exact gradient.
     native: Native<CpuBackend>,
-    tensors: Tensors,
+    tensors: Mutex<Tensors>,
     options: OrtOptions,
+    runtime: Runtime,
 }
 
 impl OrtModel {
@@ -45,10 +48,10 @@ impl OrtModel {
     /// # Errors
     /// As [`load`]; the model's tensors cannot be read.
     pub fn new(model: &Model, options: OrtOptions) -> Result<Self> {
-        load(options.library.as_deref())?;
+        let runtime = load(options.library.as_deref())?;
         let cpu = CpuOptions { threads: options.threads, ..CpuOptions::default() };
         let native = engine::cpu(model, cpu)?;
-        Ok(OrtModel { model: model.clone(), native, tensors: Tensors::default(), options })
+        Ok(OrtModel { model: model.clone(), native, tensors: Mutex::default(), options, runtime })
     }
 
     /// An engine for passes of up to `examples` examples and `tangents` tangents, with room for directions of this kind.
@@ -56,14 +59,35 @@ impl OrtModel {
     /// # Errors
     /// The placement does not fit the model, memory is short, or ONNX Runtime refuses.
     pub fn engine(
-        &mut self,
+        &self,
         layout: PromptLayout,
         examples: usize,
         tangents: usize,
         guess: GuessKind,
     ) -> Result<OrtEngine> {
         let native = self.native.engine_with_guess(layout, examples, tangents, guess)?;
-        OrtEngine::new(&self.model, native, guess, &mut self.tensors, &self.options)
+        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        OrtEngine::new(&self.model, native, guess, &mut tensors, &self.options)
+    }
+}
+
+impl Loaded for OrtModel {
+    fn make(
+        &self,
+        layout: PromptLayout,
+        examples: usize,
+        tangents: usize,
+        guess: GuessKind,
+    ) -> Result<Box<dyn Engine + Send>> {
+        Ok(Box::new(self.engine(layout, examples, tangents, guess)?))
+    }
+
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("onnxruntime {} {}", self.runtime.version, self.options.provider)
     }
 }
 

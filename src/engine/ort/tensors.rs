@@ -39,8 +39,8 @@ impl Tensors {
             builder = builder.with_external_initializer(&constant.name, value).map_err(refused)?;
         }
         let bytes = graph.encode()?;
-        builder.commit_from_memory(&bytes).map_err(|error| {
-            Error::OnnxRuntime(format!("cannot run this model on `{}`: {error}", options.provider))
-        })
+        builder
+            .commit_from_memory(&bytes)
+            .map_err(|error| Error::OnnxRuntime(format!("cannot run this model on `{}`: {error}", options.provider)))
     }
 }
