@@ -6,6 +6,7 @@
 mod common;
 mod export;
 mod golden;
+mod tune;
 
 use foretune::engine::ort::load;
 use std::path::{Path, PathBuf};

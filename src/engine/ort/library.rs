@@ -103,7 +103,10 @@ fn probe(path: &Path) -> Result<Runtime, String> {
         version: unsafe extern "C" fn() -> *const c_char,
     }
     // SAFETY: loading runs the library's initialisers, which those of an ONNX Runtime allow at any time; the caller chose the file.
-    let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
+    let library = unsafe { Library::new(path) }.map_err(|error| {
+        // The loader's own words are in its source.
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+    })?;
     // SAFETY: the signature of every ONNX Runtime since 1.0.
     let base: Symbol<unsafe extern "C" fn() -> *const ApiBase> = unsafe { library.get(b"OrtGetApiBase\0") }
         .map_err(|_| "this is a library, and not ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
