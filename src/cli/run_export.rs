@@ -21,5 +21,8 @@ pub(super) fn run(args: &ExportArgs, global: &Global) -> Result<()> {
     if global.json {
         return output::json(&json!({ "event": "result", "path": args.out, "bytes": size.len() }));
     }
+    if global.quiet {
+        return Ok(());
+    }
     output::line(&format!("wrote {} ({})", args.out.display(), HumanBytes(size.len())))
 }

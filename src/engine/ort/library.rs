@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// The oldest ONNX Runtime that works is 1.17: `ort` is built for its API.
+/// Minor version of the oldest ONNX Runtime that works: `ort` is built for its API, and nothing older has been tried.
 pub const OLDEST: u32 = ort::MINOR_VERSION;
 
 #[cfg(target_os = "windows")]
@@ -92,6 +92,10 @@ fn start(runtime: &Runtime) -> Result<()> {
         }
     };
     builder.with_name("foretune").with_telemetry(false).with_logger(std::sync::Arc::new(logger)).commit();
+    // Kept for good: `ort` would release it when the process ends, after what 1.22 and others need for that is gone, which is a
+    // crash (pykeio/ort, issue 609).
+    let environment = ort::environment::Environment::current().map_err(|error| super::failed("start", &error))?;
+    std::mem::forget(environment);
     Ok(())
 }
 

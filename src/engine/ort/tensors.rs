@@ -19,7 +19,7 @@ impl Tensors {
         let make = |error: ort::Error| failed("make a session", &error);
         let refused = |error: ort::Error<ort::session::builder::SessionBuilder>| make(error.into());
         let mut builder = Session::builder().map_err(make)?;
-        builder = builder.with_optimization_level(GraphOptimizationLevel::Level3).map_err(refused)?;
+        builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(refused)?;
         builder = builder.with_intra_threads(options.threads).map_err(refused)?;
         builder = builder.with_deterministic_compute(true).map_err(refused)?;
         if options.provider != Provider::Cpu {
