@@ -155,6 +155,10 @@ pub enum Error {
         problem: String,
     },
 
+    /// ONNX Runtime cannot be used, or failed.
+    #[error("ONNX Runtime: {0}")]
+    OnnxRuntime(String),
+
     /// A buffer does not fit what is left of the memory that was reserved.
     #[error(
         "{what} takes {bytes} bytes, and {left} are left of what was reserved; make the engine for the guess it is to run"

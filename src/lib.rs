@@ -126,6 +126,7 @@ mod files;
 pub mod guess;
 pub mod memory;
 pub mod model;
+pub mod onnx;
 pub mod ops;
 mod predictor;
 pub mod rng;

@@ -105,7 +105,7 @@ fn run_with(
         let resources = Resources { prefix_cache, ..Resources::of_plan(&plan, Saving::default(), false) };
         let native = engine::cpu(&model, cpu).unwrap();
         let job =
-            Job { model: &model, native: &native, dataset: &dataset, options, resources: &resources, head_from: None };
+            Job { model: &model, loaded: &native, dataset: &dataset, options, resources: &resources, head_from: None };
         job.train(&mut Silent).unwrap();
         plan
     };
@@ -351,7 +351,7 @@ fn nothing_is_allocated_after_the_first_step() {
                         Resources { micro_batch: 3, tangents_per_pass: 3, prefix_cache, ..Resources::default() };
                     let job = Job {
                         model: &model,
-                        native: &native,
+                        loaded: &native,
                         dataset: &dataset,
                         options: &options,
                         resources: &resources,

@@ -8,7 +8,7 @@ use crate::session::{UserData, foretune_progress_callback};
 use crate::status::{Failure, foretune_status};
 use foretune::adapter::check_writable;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
-use foretune::engine::{self, NativeBackend};
+use foretune::engine::{self, Loaded};
 use foretune::memory::listing_bytes;
 use foretune::tune::{AugmentKind, Event, Job, Observer, Preset, Resources, Saving, Trained, TuneOptions};
 use foretune::{Error, Model};
@@ -210,13 +210,8 @@ impl Run<'_> {
         }
     }
 
-    fn on<B: NativeBackend>(
-        &self,
-        native: &engine::Native<B>,
-        dataset: &Dataset,
-        resources: &Resources,
-    ) -> crate::status::Result<Trained> {
-        let job = Job { model: self.model, native, dataset, options: &self.given.tune, resources, head_from: None };
+    fn on(&self, loaded: &dyn Loaded, dataset: &Dataset, resources: &Resources) -> crate::status::Result<Trained> {
+        let job = Job { model: self.model, loaded, dataset, options: &self.given.tune, resources, head_from: None };
         let user_data = UserData(self.data.user_data);
         let mut watch = Watch {
             step: 0,

@@ -3,7 +3,7 @@
 use super::bench::BenchArgs;
 use super::compare::CompareArgs;
 use super::corrupt_args::CorruptArgs;
-use super::device::DeviceChoice;
+use super::device::{DeviceChoice, EngineChoice};
 use super::tune_args::{MethodArgs, TuneArgs};
 use super::values::{choice, count, image_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +12,7 @@ use foretune::backend::Precision;
 use foretune::data::{Format, Split};
 use foretune::memory::Budget;
 use foretune::model::{SynthArch, SynthDtype, SynthNames};
+use foretune::onnx::Element;
 use std::path::PathBuf;
 
 /// Tunes prompt tokens of a pretrained Vision Transformer with forward passes only.
@@ -71,6 +72,11 @@ pub(super) enum Command {
     /// With --json: {"path": …, "top": [{"class_id": …, "name": …, "score": …, "probability": …}, …]} per image, best
     /// first; the score is the class's logit.
     Predict(PredictArgs),
+    /// Write a model, its prompts and its head as one ONNX file
+    ///
+    /// A standard graph (opset 18) that any ONNX runtime loads: `pixel_values` [batch, 3, H, W] in, `logits` [batch, C] and
+    /// `features` [batch, D] out. The file's metadata has class names and preprocessing.
+    Export(ExportArgs),
     /// Describe a model, adapter, training checkpoint or data set
     ///
     /// Prints its kind, shapes and preprocessing. A folder is taken for a model if it holds weights, else for a data set.
@@ -159,6 +165,15 @@ pub(super) struct ModelArgs {
     /// `foretune doctor` says what there is. On a GPU --budget bounds device memory.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(super) device: DeviceChoice,
+    /// Whose kernels run: native (this program's), or ort[:PROVIDER] (ONNX Runtime's; cpu, cuda, tensorrt, openvino, coreml,
+    /// directml, qnn or xnnpack)
+    ///
+    /// ONNX Runtime is loaded when it is asked for; `foretune doctor` says what was found of it.
+    #[arg(long, value_name = "ENGINE", default_value = "native")]
+    pub(super) engine: EngineChoice,
+    /// ONNX Runtime's library, or the folder that has it [default: ORT_DYLIB_PATH, then the usual places]
+    #[arg(long, value_name = "PATH")]
+    pub(super) ort_lib: Option<PathBuf>,
     /// What linear layers multiply, and what a GPU stores; sums and statistics are f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
     pub(super) precision: Precision,
@@ -234,6 +249,31 @@ pub(super) struct PredictArgs {
     pub(super) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Weights: a safetensors file, or the folder that holds model.safetensors (or its shards) and config.json
+    #[arg(long, value_name = "PATH")]
+    pub(super) model: PathBuf,
+    /// Tuned prompts and head; without it the checkpoint's own classifier is exported
+    #[arg(long, value_name = "FILE")]
+    pub(super) adapter: Option<PathBuf>,
+    /// File to write; above 2 GiB the tensors go to a second one, FILE.data
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+    /// What weights and activations are; the head is f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Element>(&[("f32", ""), ("f16", "")]))]
+    pub(super) precision: Element,
+    /// Let the graph resize, crop and normalise: its input is `image` [batch, height, width, 3], 8-bit RGB
+    #[arg(long)]
+    pub(super) with_preprocessing: bool,
+    /// Export at this image size: N, or HEIGHTxWIDTH [default: the checkpoint's]
+    #[arg(long, value_name = "N|HxW", value_parser = image_size, conflicts_with = "adapter")]
+    pub(super) image_size: Option<[usize; 2]>,
+    /// Attention heads, for weights without config.json whose width does not tell
+    #[arg(long, value_name = "N", value_parser = count(1..=4096))]
+    pub(super) heads: Option<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,11 @@ use foretune::engine::{self, Engine};
 use foretune::memory::{Plan, Planned};
 use foretune::model::{Model, PromptLayout};
 use foretune::{Error, Result};
+#[cfg(feature = "ort")]
+use foretune::{
+    engine::ort::{OrtModel, OrtOptions, Provider},
+    tune::GuessKind,
+};
 use std::str::FromStr;
 
 #[cfg(feature = "cuda")]
@@ -49,17 +54,50 @@ fn cuda(_: usize) -> Result<DeviceChoice> {
     Err(Error::Options("this build has no CUDA (feature `cuda`)".into()))
 }
 
+/// Whose kernels run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EngineChoice {
+    Native,
+    #[cfg(feature = "ort")]
+    Ort(Provider),
+}
+
+impl FromStr for EngineChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':').map_or((text, None), |(name, provider)| (name, Some(provider))) {
+            ("native", None) => Ok(EngineChoice::Native),
+            #[cfg(feature = "ort")]
+            ("ort", provider) => provider.unwrap_or("cpu").parse().map(EngineChoice::Ort),
+            #[cfg(not(feature = "ort"))]
+            ("ort", _) => Err(Error::Options("this build has no ONNX Runtime (feature `ort`)".into())),
+            _ => Err(Error::Options("expected native, ort, or ort:PROVIDER".into())),
+        }
+    }
+}
+
 /// What computes, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Target {
     Cpu(CpuOptions),
     #[cfg(feature = "cuda")]
     Cuda(CudaOptions),
+    #[cfg(feature = "ort")]
+    Ort(OrtOptions),
 }
 
 impl Target {
     /// Where `model` is to run; a GPU that was asked for and is not there is found out later.
     pub(super) fn new(model: &ModelSource, global: &Global) -> Target {
+        #[cfg(feature = "ort")]
+        if let EngineChoice::Ort(provider) = model.engine {
+            return Target::Ort(OrtOptions {
+                library: model.ort_lib.clone(),
+                provider,
+                threads: load::threads(global),
+            });
+        }
         let cpu = Target::Cpu(load::cpu(model, global));
         #[cfg(feature = "cuda")]
         let options =
@@ -87,6 +125,12 @@ impl Target {
             Target::Cpu(_) => Plan::new(job, budget),
             #[cfg(feature = "cuda")]
             Target::Cuda(options) => Plan::on_device(job, options.precision, budget),
+            #[cfg(feature = "ort")]
+            Target::Ort(_) if budget.is_some() => {
+                Err(Error::Options("--budget: what ONNX Runtime takes is not bounded; drop it, or --engine ort".into()))
+            }
+            #[cfg(feature = "ort")]
+            Target::Ort(_) => Plan::new(job, budget),
         }
     }
 
@@ -96,6 +140,10 @@ impl Target {
             Target::Cpu(options) => Box::new(engine::cpu(model, *options)?.engine(layout, examples, 0)?),
             #[cfg(feature = "cuda")]
             Target::Cuda(options) => Box::new(cuda::load(model, *options)?.engine(layout, examples, 0)?),
+            #[cfg(feature = "ort")]
+            Target::Ort(options) => {
+                Box::new(OrtModel::new(model, options.clone())?.engine(layout, examples, 0, GuessKind::None)?)
+            }
         })
     }
 
@@ -105,6 +153,8 @@ impl Target {
             Target::Cpu(_) => batch.min(cpu::USUAL_MICRO_BATCH),
             #[cfg(feature = "cuda")]
             Target::Cuda(_) => batch.min(cuda::USUAL_MICRO_BATCH),
+            #[cfg(feature = "ort")]
+            Target::Ort(_) => batch.min(cpu::USUAL_MICRO_BATCH),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PredictArgs, SelftestArgs, SynthArgs,
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, ExportArgs, Global, ModelArgs, PredictArgs, SelftestArgs,
+    SynthArgs,
 };
 use super::bench::BenchArgs;
 use super::compare::CompareJob;
 use super::corrupt_args::CorruptArgs;
-use super::device::DeviceChoice;
+use super::device::{DeviceChoice, EngineChoice};
 use super::tune_job::{PlanJob, TuneJob};
 use clap_complete::Shell;
 use foretune::backend::Precision;
@@ -23,6 +24,7 @@ pub(super) enum Job {
     Compare(Box<CompareJob>),
     Eval(EvalJob),
     Predict(PredictJob),
+    Export(ExportArgs),
     Inspect(PathBuf),
     Verify(DataSource),
     Corrupt(CorruptJob),
@@ -43,6 +45,8 @@ pub(super) struct ModelSource {
     pub(super) device: DeviceChoice,
     pub(super) precision: Precision,
     pub(super) resident: bool,
+    pub(super) engine: EngineChoice,
+    pub(super) ort_lib: Option<PathBuf>,
 }
 
 /// Which images.
@@ -104,6 +108,7 @@ impl Job {
             Command::Compare(args) => Job::Compare(Box::new(CompareJob::new(*args)?)),
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
+            Command::Export(args) => Job::Export(args),
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Corrupt(args) => Job::Corrupt(CorruptJob::new(args)?),
@@ -126,8 +131,24 @@ impl ModelSource {
             return Err(Error::Options("--image-size cannot be used with --adapter, which brings its own size".into()));
         }
         let options = LoadOptions { image: args.image_size, heads: args.heads };
-        let ModelArgs { model: path, device, precision, resident, .. } = args;
-        Ok(ModelSource { path, options, device, precision, resident })
+        let ModelArgs { model: path, device, precision, resident, engine, ort_lib, .. } = args;
+        if engine == EngineChoice::Native && ort_lib.is_some() {
+            return Err(Error::Options("--ort-lib is for --engine ort".into()));
+        }
+        if engine != EngineChoice::Native {
+            let given = match (device, precision, resident) {
+                (DeviceChoice::Auto, Precision::F32, false) => None,
+                (DeviceChoice::Auto, Precision::F32, true) => Some("--resident"),
+                (DeviceChoice::Auto, ..) => Some("--precision"),
+                _ => Some("--device"),
+            };
+            if let Some(given) = given {
+                return Err(Error::Options(format!(
+                    "{given} is for the native engine; --engine ort:PROVIDER says what computes"
+                )));
+            }
+        }
+        Ok(ModelSource { path, options, device, precision, resident, engine, ort_lib })
     }
 }
 

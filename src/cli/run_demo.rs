@@ -105,8 +105,8 @@ fn write_and_tune(
     let clean = frozen(&model, &native, &clean, &resources, observer)?;
     let run = |guess, compare, observer: &mut dyn Observer| {
         let options = TuneOptions { guess, ..options.clone() };
-        let (model, native, dataset) = (&model, &native, &shifted);
-        let job = Job { model, native, dataset, options: &options, resources: &resources, head_from: None };
+        let (model, loaded, dataset) = (&model, &native, &shifted);
+        let job = Job { model, loaded, dataset, options: &options, resources: &resources, head_from: None };
         let trained = job.train(observer)?;
         job.scores(&trained, compare, observer).map(|scores| (trained, scores))
     };

@@ -4,6 +4,8 @@ use super::args::Global;
 use super::output;
 use foretune::Result;
 use foretune::cpu::isa::Isa;
+#[cfg(feature = "ort")]
+use foretune::engine::ort;
 use foretune::selftest::{Arithmetic, run_random};
 use serde_json::json;
 
@@ -18,7 +20,43 @@ use foretune::{
 pub(super) fn run(global: &Global) -> Result<bool> {
     let isa = Isa::detect()?.name();
     let sound = parity(global, "cpu", "f32", Arithmetic::F32, &format!("CPU, {isa}, f32"))?;
-    gpus(global).map(|gpus| sound && gpus)
+    let sound = sound & gpus(global)?;
+    onnx_runtime(global).map(|runtime| sound && runtime)
+}
+
+/// Whether ONNX Runtime, if there is one, computes correctly.
+#[cfg(not(feature = "ort"))]
+fn onnx_runtime(_: &Global) -> Result<bool> {
+    output::line("this build has no ONNX Runtime (feature `ort`)").map(|()| true)
+}
+
+/// Whether ONNX Runtime, if there is one, computes correctly.
+#[cfg(feature = "ort")]
+fn onnx_runtime(global: &Global) -> Result<bool> {
+    let runtime = match ort::load(None) {
+        Ok(runtime) => runtime,
+        Err(reason) if global.json => {
+            let line = json!({"device": "ort", "usable": false, "reason": reason.to_string()});
+            return output::json(&line).map(|()| true);
+        }
+        Err(reason) => return output::line(&reason.to_string()).map(|()| true),
+    };
+    let mut providers = Vec::new();
+    for provider in ort::Provider::all() {
+        if provider.is_built_in()? {
+            providers.push(provider.to_string());
+        }
+    }
+    if global.json {
+        output::json(&json!({
+            "device": "ort", "usable": true, "path": runtime.path, "version": runtime.version, "providers": providers,
+        }))?;
+    } else {
+        let (version, path) = (&runtime.version, runtime.path.display());
+        output::line(&format!("ONNX Runtime {version}, {path}"))?;
+        output::line(&format!("  execution providers: {}", providers.join(", ")))?;
+    }
+    parity(global, "ort:cpu", "f32", Arithmetic::OnnxRuntime, "  ort:cpu, f32")
 }
 
 /// Whether every GPU that can be used computes correctly.

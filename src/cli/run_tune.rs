@@ -10,7 +10,9 @@ use foretune::adapter::{Adapter, check_writable};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::data::{Dataset, Split};
-use foretune::engine::{self, Native, NativeBackend};
+#[cfg(feature = "ort")]
+use foretune::engine::ort::OrtModel;
+use foretune::engine::{self, Loaded};
 use foretune::model::{Head, Model};
 use foretune::tune::{Compare, Job, Resources, Saving, Score, Scores, Splits, Trained, TuneOptions};
 use foretune::{Error, Result};
@@ -54,13 +56,15 @@ pub(super) fn run(job: &TuneJob, global: &Global) -> Result<()> {
     let mut screen = Screen::new(global);
     let run =
         Run { job, model: &model, dataset: &dataset, options: &options, resources, head_from: head_from.as_ref() };
-    let done = match target {
-        Target::Cpu(cpu) => engine::cpu(&model, cpu).and_then(|native| run.on(&native, &mut screen)),
+    let done = match &target {
+        Target::Cpu(cpu) => engine::cpu(&model, *cpu).and_then(|native| run.on(&native, &mut screen)),
+        #[cfg(feature = "ort")]
+        Target::Ort(options) => OrtModel::new(&model, options.clone()).and_then(|loaded| run.on(&loaded, &mut screen)),
         #[cfg(feature = "cuda")]
         Target::Cuda(cuda) => {
             // The plan's bytes are obtained at once. The oracle needs more than the plan, which is not bounded then.
             let memory = Some(plan.total()).filter(|_| !job.oracle);
-            let cuda = CudaOptions { streamed: plan.streamed, memory, ..cuda };
+            let cuda = CudaOptions { streamed: plan.streamed, memory, ..*cuda };
             cuda::load(&model, cuda).and_then(|native| run.on(&native.by_blocks(plan.chunk), &mut screen))
         }
     };
@@ -80,9 +84,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn on<B: NativeBackend>(&self, native: &Native<B>, screen: &mut Screen) -> Result<(Trained, Scores)> {
+    fn on(&self, loaded: &dyn Loaded, screen: &mut Screen) -> Result<(Trained, Scores)> {
         let Run { job, model, dataset, options, ref resources, head_from } = *self;
-        let run = Job { model, native, dataset, options, resources, head_from };
+        let run = Job { model, loaded, dataset, options, resources, head_from };
         let trained = run.train(screen)?;
         // Saved before it is compared, which may take longer than the run.
         trained.adapter.save(&job.out)?;

@@ -53,7 +53,7 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Examples of an input that fits.
-    pub(super) fn count(&self, input: Input<B::Elem>) -> Result<usize> {
+    pub(crate) fn count(&self, input: Input<B::Elem>) -> Result<usize> {
         let (what, values) = match input {
             Input::Images(values) => ("images", values.len()),
             Input::Prefix(values) => ("prefix", values.len()),

@@ -23,6 +23,7 @@ pub use input::Input;
 pub use pullback::{Cotangents, TokenSink};
 pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
+pub(crate) use weights::constant_tokens;
 pub use weights::{Block, Weights, products, weight_bytes};
 
 use crate::backend::{Backend, Needs};
@@ -193,14 +194,19 @@ impl<B: Backend> Encoder<B> {
         labels: &[u32],
         judged: &mut Judged<B::Elem>,
     ) -> Result<()> {
-        expect("labels", self.count(pass.input)?, labels.len())?;
-        expect("columns of the head", self.spec().head_width(), head.width())?;
+        self.judgeable(pass.input, head, labels)?;
         judged.clear();
         let count = pass.tangents;
         self.run(pass, tangents, |this, c, g| {
             let labels = &labels[c * this.chunk..][..g.examples];
             this.backend.judge(head, labels, count, &this.head_input, &mut this.work, judged)
         })
+    }
+
+    /// Errors: labels or head do not fit a pass over `input`.
+    pub(crate) fn judgeable(&self, input: Input<B::Elem>, head: &Head, labels: &[u32]) -> Result<()> {
+        expect("labels", self.count(input)?, labels.len())?;
+        expect("columns of the head", self.spec().head_width(), head.width())
     }
 
     /// A pass; `each` finds the head inputs of a chunk, its number and rows given, in `head_input`.
@@ -229,7 +235,7 @@ impl<B: Backend> Encoder<B> {
     }
 
     /// Examples of a pass that fits.
-    fn examples(&self, pass: &Pass<B::Elem>) -> Result<usize> {
+    pub(crate) fn examples(&self, pass: &Pass<B::Elem>) -> Result<usize> {
         let examples = self.count(pass.input)?;
         let layout = self.layout(pass);
         expect("prompts", layout.parameters(self.spec()), pass.prompts.len())?;

@@ -116,7 +116,7 @@ fn load_norm<B: Backend>(backend: &B, norm: &NormRef, eps: f64) -> Result<Norm<B
 }
 
 /// Class and extra tokens (zero rows stand for the patches) plus the position table, summed in f64.
-fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
+pub(crate) fn constant_tokens<T: Real>(model: &Model) -> Result<Vec<T>> {
     let (spec, vit) = (&model.spec, &model.vit);
     let mut table: Vec<f64> = Vec::new();
     for token in vit.class_token.iter().chain(&vit.extra_tokens) {

@@ -1,13 +1,15 @@
 //! What the tuner needs from a model on a device, and the native engine that provides it.
 
 mod native;
+#[cfg(feature = "ort")]
+pub mod ort;
 
 pub use native::{Native, cpu};
 
 use crate::Result;
-use crate::backend::Backend;
+use crate::backend::{Backend, Precision};
 use crate::encoder::{Cotangents, HeadGradient, Input, Pass, TangentSource, TokenSink};
-use crate::guess::{Directions, Guessing};
+use crate::guess::{Directions, GuessKind, Guessing};
 use crate::model::{Head, ModelSpec, PromptLayout};
 use crate::ops::loss::Judged;
 use std::sync::Arc;
@@ -22,6 +24,25 @@ pub trait NativeBackend:
 impl<B> NativeBackend for B where
     B: Backend<Elem = f32, Buffer: Send, Matrix: Send + Sync, Vector: Send + Sync> + Send + Sync + 'static
 {
+}
+
+/// A model's weights on a device, from which engines with different prompt placements are made.
+pub trait Loaded: Send + Sync {
+    /// An engine for passes of up to `examples` examples and `tangents` tangents, with room for [`Engine::directions`] of this kind.
+    /// Errors: the placement does not fit the model, memory is short, or the device's own.
+    fn make(
+        &self,
+        layout: PromptLayout,
+        examples: usize,
+        tangents: usize,
+        guess: GuessKind,
+    ) -> Result<Box<dyn Engine + Send>>;
+
+    /// What linear layers multiply.
+    fn precision(&self) -> Precision;
+
+    /// Stands for all that decides the last bits of a pass: instruction set, device, library.
+    fn arithmetic(&self) -> String;
 }
 
 /// Runs one model with one prompt placement. All host tensors are f32, row-major.

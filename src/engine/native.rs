@@ -1,6 +1,6 @@
 //! The native engine: this crate's encoder over one of its backends.
 
-use super::{Engine, NativeBackend};
+use super::{Engine, Loaded, NativeBackend};
 use crate::Result;
 use crate::backend::{Backend, Precision};
 use crate::cpu::{CpuBackend, CpuOptions};
@@ -73,6 +73,26 @@ impl<B: Backend> Native<B> {
         let guess = guess::needs(guess, self.spec(), layout, examples, tangents);
         let extent = [examples, self.chunk.min(examples), tangents];
         Encoder::new(self.backend.clone(), self.weights.clone(), layout, extent, &guess)
+    }
+}
+
+impl<B: NativeBackend> Loaded for Native<B> {
+    fn make(
+        &self,
+        layout: PromptLayout,
+        examples: usize,
+        tangents: usize,
+        guess: GuessKind,
+    ) -> Result<Box<dyn Engine + Send>> {
+        Ok(Box::new(self.engine_with_guess(layout, examples, tangents, guess)?))
+    }
+
+    fn precision(&self) -> Precision {
+        Native::precision(self)
+    }
+
+    fn arithmetic(&self) -> String {
+        self.backend.arithmetic()
     }
 }
 

@@ -6,11 +6,20 @@ use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaOptions};
+use crate::encoder::{Encoder, Pass, TangentSource};
 use crate::engine::Native;
 use crate::files::write_atomic;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
 use crate::{Error, Result};
+#[cfg(feature = "ort")]
+use crate::{
+    engine::{
+        Engine,
+        ort::{OrtModel, OrtOptions},
+    },
+    guess::GuessKind,
+};
 use ndarray::{Array1, Array2};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::Deserialize;
@@ -146,12 +155,21 @@ pub fn run_case(
     let options = LoadOptions { image: Some(case.image()?), ..LoadOptions::default() };
     let model = Model::open(model.unwrap_or(folder), &options)?;
     let computed = match arithmetic {
-        Arithmetic::F64 => compute(&case, &model, Reference::<f64>::new())?,
+        Arithmetic::F64 => compute(&case, &model, Reference::<f64>::new(), Encoder::dual)?,
+        #[cfg(feature = "ort")]
+        Arithmetic::OnnxRuntime => {
+            let (layout, Inputs { labels, count, .. }) = case.inputs(&model)?;
+            let runtime = OrtModel::new(&model, OrtOptions::default())?;
+            let mut engine = runtime.engine(layout, labels.len(), count, GuessKind::None)?;
+            let backend = CpuBackend::new(arithmetic.cpu_options())?;
+            compute(&case, &model, backend, |_, pass, source, out| engine.dual(pass, source, out))?
+        }
         #[cfg(feature = "cuda")]
         Arithmetic::Cuda(device, precision) => {
-            compute(&case, &model, CudaBackend::new(CudaOptions { device, precision, ..CudaOptions::default() })?)?
+            let backend = CudaBackend::new(CudaOptions { device, precision, ..CudaOptions::default() })?;
+            compute(&case, &model, backend, Encoder::dual)?
         }
-        _ => compute(&case, &model, CpuBackend::new(arithmetic.cpu_options())?)?,
+        _ => compute(&case, &model, CpuBackend::new(arithmetic.cpu_options())?, Encoder::dual)?,
     };
     if let Some(dump) = dump {
         write_dump(dump, &case, &computed, arithmetic)?;
@@ -177,13 +195,18 @@ pub fn run_case(
     Ok(checks)
 }
 
-/// Every output the case records, in a fixed order.
-fn compute<B: Backend>(case: &Case, model: &Model, backend: B) -> Result<Vec<(&'static str, Vec<f64>)>> {
+/// Every output the case records, in a fixed order; `dual` computes the head inputs.
+fn compute<B: Backend>(
+    case: &Case,
+    model: &Model,
+    backend: B,
+    dual: impl FnOnce(&mut Encoder<B>, Pass<B::Elem>, &mut TangentSource<B::Elem>, &mut [B::Elem]) -> Result<()>,
+) -> Result<Vec<(&'static str, Vec<f64>)>> {
     let (layout, inputs) = case.inputs(model)?;
     let labels = inputs.labels.clone();
     let native = Native::load(backend, model)?;
     let mut probe = Probe::new(&native, layout, inputs)?;
-    let head_inputs = probe.head_inputs()?;
+    let head_inputs = probe.head_inputs(dual)?;
     let mut all = vec![("features", probe.features(&head_inputs))];
     let head = model.head()?;
     if let Some(head) = &head {

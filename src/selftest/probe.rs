@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::backend::Backend;
-use crate::encoder::{Encoder, Input, Pass};
+use crate::encoder::{Encoder, Input, Pass, TangentSource};
 use crate::engine::Native;
 use crate::model::{Head, ModelSpec, Pooling, PromptLayout};
 use crate::ops::{head, loss};
@@ -55,8 +55,11 @@ impl<B: Backend> Probe<B> {
         self.encoder.spec()
     }
 
-    /// Head inputs `[1+K, B, D]`.
-    pub fn head_inputs(&mut self) -> Result<Vec<B::Elem>> {
+    /// Head inputs `[1+K, B, D]` that `dual` computes.
+    pub fn head_inputs(
+        &mut self,
+        dual: impl FnOnce(&mut Encoder<B>, Pass<B::Elem>, &mut TangentSource<B::Elem>, &mut [B::Elem]) -> Result<()>,
+    ) -> Result<Vec<B::Elem>> {
         let (examples, k) = (self.inputs.labels.len(), self.inputs.count);
         let mut out = vec![B::Elem::zero(); (1 + k) * examples * self.spec().head_width()];
         let set_len = self.encoder.prompts().prompts * self.spec().width;
@@ -71,7 +74,7 @@ impl<B: Backend> Probe<B> {
             Ok(())
         };
         let pass = Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents: k };
-        self.encoder.dual(pass, &mut source, &mut out)?;
+        dual(&mut self.encoder, pass, &mut source, &mut out)?;
         Ok(out)
     }
 

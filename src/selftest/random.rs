@@ -7,12 +7,21 @@ use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBackend, CudaOptions};
+use crate::encoder::{Encoder, Pass, TangentSource};
 use crate::engine::Native;
 use crate::model::{Head, LoadOptions, Model, PromptLayout};
 use crate::ops::Reference;
 use crate::rng::{Purpose, Stream};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
+#[cfg(feature = "ort")]
+use crate::{
+    engine::{
+        Engine,
+        ort::{OrtModel, OrtOptions},
+    },
+    guess::GuessKind,
+};
 use ndarray::{Array1, Array2};
 use safetensors::{Dtype, tensor::TensorView};
 use std::path::Path;
@@ -39,14 +48,39 @@ pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
         #[cfg(feature = "cuda")]
         Arithmetic::Cuda(device, precision) => {
             let options = CudaOptions { device, precision, ..CudaOptions::default() };
-            check(seed, &model, &reference, "GPU", CudaBackend::new(options)?, arithmetic)
+            check(seed, &model, &reference, "GPU", CudaBackend::new(options)?, arithmetic, own)
+        }
+        #[cfg(feature = "ort")]
+        Arithmetic::OnnxRuntime => {
+            let runtime = OrtModel::new(&model, OrtOptions::default())?;
+            let dual = |layout,
+                        _: &mut Encoder<CpuBackend>,
+                        pass: Pass<f32>,
+                        source: &mut TangentSource<f32>,
+                        out: &mut [f32]| {
+                runtime.engine(layout, EXAMPLES, TANGENTS, GuessKind::None)?.dual(pass, source, out)
+            };
+            let backend = CpuBackend::new(arithmetic.cpu_options())?;
+            check(seed, &model, &reference, "ONNX Runtime", backend, arithmetic, dual)
         }
         // The reference is always there; what it is compared with is f32, if not bf16.
         Arithmetic::F64 => run_random(seed, Arithmetic::F32),
-        _ => check(seed, &model, &reference, "CPU", CpuBackend::new(arithmetic.cpu_options())?, arithmetic),
+        _ => check(seed, &model, &reference, "CPU", CpuBackend::new(arithmetic.cpu_options())?, arithmetic, own),
     }
 }
 
+/// The encoder's own dual pass.
+fn own<B: Backend>(
+    _: PromptLayout,
+    encoder: &mut Encoder<B>,
+    pass: Pass<B::Elem>,
+    source: &mut TangentSource<B::Elem>,
+    out: &mut [B::Elem],
+) -> Result<()> {
+    encoder.dual(pass, source, out)
+}
+
+/// `dual` is what is checked against the reference.
 fn check<B: Backend>(
     seed: u64,
     model: &Model,
@@ -54,6 +88,7 @@ fn check<B: Backend>(
     whose: &str,
     backend: B,
     arithmetic: Arithmetic,
+    dual: impl Fn(PromptLayout, &mut Encoder<B>, Pass<B::Elem>, &mut TangentSource<B::Elem>, &mut [B::Elem]) -> Result<()>,
 ) -> Result<Vec<Check>> {
     let [values, derivatives] = arithmetic.tolerances();
     let native = Native::load(backend, model)?;
@@ -71,7 +106,8 @@ fn check<B: Backend>(
         let name = |what: &str| format!("{} ℓ={insert_at}: {what}", if deep { "deep" } else { "shallow" });
         let mut exact = Probe::new(reference, layout, inputs.clone())?;
         let mut fast = Probe::new(&native, layout, inputs.clone())?;
-        let (exact_inputs, fast_inputs) = (exact.head_inputs()?, fast.head_inputs()?);
+        let exact_inputs = exact.head_inputs(Encoder::dual)?;
+        let fast_inputs = fast.head_inputs(|encoder, pass, source, out| dual(layout, encoder, pass, source, out))?;
         for (kind, head) in [("linear", &head), ("prototype", &prototype)] {
             let expected = exact.judge(head, &[], &exact_inputs);
             let found = fast.judge(head, &[], &fast_inputs);
@@ -141,7 +177,7 @@ fn central_differences(
             let prompts = inputs.prompts.iter().zip(v).map(|(p, &v)| p + h * f64::from(v)).collect();
             let moved = Inputs { prompts, tangents: Vec::new(), count: 0, ..inputs.clone() };
             let mut probe = Probe::new(native, layout, moved)?;
-            let f = probe.head_inputs()?;
+            let f = probe.head_inputs(Encoder::dual)?;
             Ok(probe.judge(head, &[], &f).losses[row / inputs.count])
         };
         out.push((loss_at(STEP)? - loss_at(-STEP)?) / (2.0 * STEP));

@@ -5,7 +5,7 @@ mod saved;
 
 use crate::data::{Images, Preprocess, prepare_all};
 use crate::encoder::Input;
-use crate::engine::{Engine, Native, NativeBackend};
+use crate::engine::{Engine, Loaded};
 use crate::model::{Head, Model};
 use crate::ops::head;
 use crate::tune::{
@@ -81,17 +81,12 @@ enum Live {
 }
 
 impl Session {
-    /// A session on `native`, which holds the weights of `model`. `classes`: names of those known so far; a linear head has these
+    /// A session on `loaded`, which holds the weights of `model`. `classes`: names of those known so far; a linear head has these
     /// for good.
     ///
     /// # Errors
     /// [`Error::Options`] for options that contradict each other or the model; [`Error::OutOfMemory`], or the backend's own.
-    pub fn new<B: NativeBackend>(
-        model: &Model,
-        native: Arc<Native<B>>,
-        options: SessionOptions,
-        classes: Vec<String>,
-    ) -> Result<Self> {
+    pub fn new(model: &Model, loaded: Arc<dyn Loaded>, options: SessionOptions, classes: Vec<String>) -> Result<Self> {
         let tune = &options.tune;
         tune.validate()?;
         let layout = tune.layout();
@@ -119,7 +114,7 @@ impl Session {
             fingerprint: String::new(),
             dataset: GIVEN.into(),
             preprocess: model.preprocess.clone(),
-            precision: native.precision(),
+            precision: loaded.precision(),
         };
         let shape = [layout.sets(model.spec.depth), layout.prompts, model.spec.width];
         let prompts = initial_prompts(&model.spec, shape, tune.seed);
@@ -128,9 +123,9 @@ impl Session {
         let (micro_batch, guess, flag) = (options.micro_batch.clamp(1, tune.batch), tune.guess, cancel.clone());
         let tangents = if guess.is_forward_only() { tune.tangents.min(options.tangents_per_pass.max(1)) } else { 0 };
         let make = move || -> Result<Box<dyn Engine + Send>> {
-            let mut engine = native.engine_with_guess(layout, micro_batch, tangents, guess)?;
+            let mut engine = loaded.make(layout, micro_batch, tangents, guess)?;
             engine.set_cancel(flag.clone());
-            Ok(Box::new(engine))
+            Ok(engine)
         };
         let mut session = Session {
             model: model.clone(),

@@ -7,10 +7,8 @@ use super::score::score;
 use super::tuner::{Saving, Tuner, zero_linear_head};
 use super::{GuessKind, HeadKind, Observer, Score, TuneOptions, prototype};
 use crate::adapter::{Adapter, Backbone};
-use crate::backend::Backend;
 use crate::data::{Dataset, PrefixCache, PrefixCacheOptions, Split};
-use crate::encoder::Encoder;
-use crate::engine::{Native, NativeBackend};
+use crate::engine::{Engine, Loaded};
 use crate::memory::Plan;
 use crate::model::{Head, Model, PromptLayout};
 use crate::{Error, Result};
@@ -123,11 +121,11 @@ pub fn digest(dataset: &Dataset) -> String {
 }
 
 /// One job: a model, a data set whose validation split has been made, and options.
-pub struct Job<'a, B: Backend> {
+pub struct Job<'a> {
     /// The model's description, preprocessing and classifier.
     pub model: &'a Model,
     /// Its weights on a device.
-    pub native: &'a Native<B>,
+    pub loaded: &'a dyn Loaded,
     /// The data.
     pub dataset: &'a Dataset,
     /// What decides the result.
@@ -138,7 +136,7 @@ pub struct Job<'a, B: Backend> {
     pub head_from: Option<&'a Head>,
 }
 
-impl<B: NativeBackend> Job<'_, B> {
+impl Job<'_> {
     /// Trains. Errors: bad options, unreadable photos, the engine's own, divergence, or interruption after the last
     /// complete step was saved.
     pub fn train(&self, observer: &mut dyn Observer) -> Result<Trained> {
@@ -182,9 +180,8 @@ impl<B: NativeBackend> Job<'_, B> {
             true => options.tangents.min(self.resources.tangents_per_pass.max(1)),
             false => 0,
         };
-        let mut engine =
-            self.native.engine_with_guess(placement(options), self.micro_batch(), tangents, options.guess)?;
-        let mut tuner = self.tuner(&mut engine, options, saving, observer)?;
+        let mut engine = self.loaded.make(placement(options), self.micro_batch(), tangents, options.guess)?;
+        let mut tuner = self.tuner(&mut *engine, options, saving, observer)?;
         let state = tuner.run(observer)?.clone();
         let (images_per_second, stalled) = (tuner.images_per_second(), tuner.stalled());
         let (prompts, head, step, validation) = match state.best {
@@ -231,11 +228,11 @@ impl<B: NativeBackend> Job<'_, B> {
             return Ok(None);
         }
         let layout = PromptLayout { insert_at: placement(self.options).insert_at, ..adapter.layout() };
-        let mut engine = self.native.engine(layout, self.micro_batch(), 0)?;
+        let mut engine = self.loaded.make(layout, self.micro_batch(), 0, GuessKind::None)?;
         let head = adapter.head.clone().map_or_else(|| self.pretrained(), Ok)?;
         let prompts = adapter.prompts.as_slice().expect("prompts are row-major");
         let all = self.photos(&adapter.backbone.fingerprint)?;
-        score(&mut engine, &all, photos, prompts, &head, name, observer).map(Some)
+        score(&mut *engine, &all, photos, prompts, &head, name, observer).map(Some)
     }
 
     fn micro_batch(&self) -> usize {
@@ -271,8 +268,8 @@ impl<B: NativeBackend> Job<'_, B> {
             self.model.spec.image,
             self.model.preprocess,
             self.options.insert_at,
-            self.native.precision(),
-            self.native.backend().arithmetic(),
+            self.loaded.precision(),
+            self.loaded.arithmetic(),
         ]);
         *blake3::hash(parts.to_string().as_bytes()).as_bytes()
     }
@@ -308,7 +305,7 @@ impl<B: NativeBackend> Job<'_, B> {
 
     fn tuner<'e>(
         &self,
-        engine: &'e mut Encoder<B>,
+        engine: &'e mut dyn Engine,
         options: &TuneOptions,
         saving: Saving,
         observer: &mut dyn Observer,
@@ -321,7 +318,7 @@ impl<B: NativeBackend> Job<'_, B> {
             fingerprint,
             dataset: digest(self.dataset),
             preprocess: self.model.preprocess.clone(),
-            precision: self.native.precision(),
+            precision: self.loaded.precision(),
         };
         let pretrained = match options.head {
             HeadKind::Pretrained => Some(self.pretrained()?),

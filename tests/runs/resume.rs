@@ -156,7 +156,7 @@ fn stopped_at_every_possible_point_a_run_resumes_to_the_same_bits() {
             };
             let job = Job {
                 model: &model,
-                native: &native,
+                loaded: &native,
                 dataset: &dataset,
                 options: &options,
                 resources: &resources,

@@ -68,7 +68,7 @@ pub(super) fn run(job: &CompareJob, global: &Global) -> Result<bool> {
         out: &job.out,
         model: &model,
         dataset: &dataset,
-        target,
+        target: &target,
         identity: RunIdentity {
             options: base.options.clone(),
             fingerprint: model.fingerprint(),

@@ -8,7 +8,9 @@ use super::watch::{Seen, Watch};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::data::Dataset;
-use foretune::engine::{self, Native, NativeBackend};
+#[cfg(feature = "ort")]
+use foretune::engine::ort::OrtModel;
+use foretune::engine::{self, Loaded};
 use foretune::memory::Plan;
 use foretune::model::{Head, Model};
 use foretune::tune::{Compare, Job, Resources, RunIdentity, Saving, Score, TuneOptions};
@@ -22,7 +24,7 @@ pub(super) struct Trial<'a> {
     pub(super) model: &'a Model,
     /// Its validation split made.
     pub(super) dataset: &'a Dataset,
-    pub(super) target: Target,
+    pub(super) target: &'a Target,
     /// Of every run but for its options; made once, for it is hashed from all weights.
     pub(super) identity: RunIdentity,
     pub(super) head: Option<&'a Head>,
@@ -79,11 +81,14 @@ impl Trial<'_> {
         }
         let made = match self.target {
             Target::Cpu(cpu) => {
-                engine::cpu(self.model, cpu).and_then(|native| self.on(&native, options, &resources, test, &mut watch))
+                engine::cpu(self.model, *cpu).and_then(|native| self.on(&native, options, &resources, test, &mut watch))
             }
+            #[cfg(feature = "ort")]
+            Target::Ort(ort) => OrtModel::new(self.model, ort.clone())
+                .and_then(|loaded| self.on(&loaded, options, &resources, test, &mut watch)),
             #[cfg(feature = "cuda")]
             Target::Cuda(cuda) => {
-                let cuda = CudaOptions { streamed: plan.streamed, memory: Some(plan.total()), ..cuda };
+                let cuda = CudaOptions { streamed: plan.streamed, memory: Some(plan.total()), ..*cuda };
                 cuda::load(self.model, cuda)
                     .and_then(|native| self.on(&native.by_blocks(plan.chunk), options, &resources, test, &mut watch))
             }
@@ -118,16 +123,16 @@ impl Trial<'_> {
         Ok(record)
     }
 
-    fn on<B: NativeBackend>(
+    fn on(
         &self,
-        native: &Native<B>,
+        loaded: &dyn Loaded,
         options: &TuneOptions,
         resources: &Resources,
         test: bool,
         watch: &mut Watch,
     ) -> Result<Made> {
         let Trial { model, dataset, head: head_from, .. } = *self;
-        let job = Job { model, native, dataset, options, resources, head_from };
+        let job = Job { model, loaded, dataset, options, resources, head_from };
         let trained = job.train(watch)?;
         let scores = job.scores(&trained, Compare { test, ..Compare::default() }, watch)?;
         Ok(Made { validation: trained.validation, test: scores.tuned.test, skipped: trained.skipped })

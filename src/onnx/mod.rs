@@ -1,0 +1,15 @@
+//! Vision Transformers as ONNX graphs.
+
+mod body;
+mod dual;
+mod export;
+mod graph;
+mod head;
+mod preprocess;
+mod proto;
+mod vit;
+mod write;
+
+pub(crate) use body::{Tuning, name};
+pub use export::{ExportOptions, export};
+pub use graph::Element;
