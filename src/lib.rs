@@ -37,7 +37,7 @@
 //! let resources = Resources::default();
 //! let job = Job {
 //!     model: &model,
-//!     native: &native,
+//!     loaded: &native,
 //!     dataset: &dataset,
 //!     options: &options,
 //!     resources: &resources,
@@ -86,7 +86,8 @@
 //! | [`data`] | data sets, decoding, preprocessing, the loader |
 //! | [`tune`] | options, job, tuner, optimizers, training checkpoints, events |
 //! | [`adapter`], [`classifier`] | what a run leaves behind, and what it is used with |
-//! | [`engine`] | what the tuner sees: images, prompts, tangents → head inputs and derivatives |
+//! | [`engine`] | what the tuner sees: images, prompts, tangents → head inputs and derivatives; natively, or on ONNX Runtime |
+//! | [`onnx`] | a classifier as an ONNX file |
 //! | [`encoder`], [`backend`] | the dual pass over blocks, written once; the seam to the hardware |
 //! | [`ops`], [`cpu`], `cuda` | every operation's formula and reference; its fast CPU version; the same on a GPU |
 //! | [`guess`], [`rng`] | directions y; the counter-based noise they are made of |
@@ -98,6 +99,7 @@
 //! # Features
 //!
 //! - `cuda` (default): the GPU backend; the driver is loaded at run time, and without one everything else works.
+//! - `ort` (default): the engine on ONNX Runtime, which is loaded at run time likewise.
 //! - `cli` (default): the `foretune` command and what only it depends on. Libraries do without:
 //!   `foretune = { version = "0.1", default-features = false }`.
 //!

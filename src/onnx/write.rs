@@ -178,3 +178,52 @@ fn encode(graph: &GraphProto, placed: &[Placed], metadata: &[(&str, String)], ou
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{Dim, Element};
+    use crate::onnx::proto::DataType;
+
+    /// What models above 2 GiB get: a second file, in which every large tensor has the bytes that the one file has.
+    #[test]
+    fn external_tensors_are_the_same_tensors() {
+        let large: Vec<f32> = (0..3000).map(|i| i as f32).collect();
+        let mut g = Graph::new("test", Element::F32);
+        let x = g.input("x", DataType::Float, &[Dim::Named("batch"), Dim::Of(3000)]);
+        let names = ["first", "second"];
+        let sum = names.iter().fold(x, |x, name| {
+            let term = g.tensor((*name).into(), &[3000], || Ok(large.clone()));
+            g.add(&x, &term)
+        });
+        let sum = g.plus(&sum, 1.0);
+        g.output("y", &sum, DataType::Float, &[Dim::Named("batch"), Dim::Of(3000)]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one.onnx", "two.onnx"].map(|name| folder.path().join(name));
+        write_as(&g, &[("key", "value".into())], &one, None).unwrap();
+        write_as(&g, &[("key", "value".into())], &two, Some("two.onnx.data")).unwrap();
+        let read = |path| ModelProto::decode(&*std::fs::read(path).unwrap()).unwrap();
+        let (one, two) = (read(&one), read(&two));
+        assert_eq!(one.metadata_props, two.metadata_props);
+        let (one, two) = (one.graph.unwrap(), two.graph.unwrap());
+        assert_eq!((one.node.len(), &one.node, &one.output), (4, &two.node, &two.output));
+        let data = std::fs::read(folder.path().join("two.onnx.data")).unwrap();
+        let mut external = 0;
+        for (whole, part) in one.initializer.iter().zip(&two.initializer) {
+            assert_eq!((&whole.name, &whole.dims, whole.data_type), (&part.name, &part.dims, part.data_type));
+            let field = |key| part.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.clone());
+            let bytes = match (field("offset"), field("length")) {
+                (Some(offset), Some(length)) => {
+                    external += 1;
+                    let offset: usize = offset.parse().unwrap();
+                    assert_eq!((offset % PAGE, field("location").as_deref()), (0, Some("two.onnx.data")));
+                    &data[offset..][..length.parse().unwrap()]
+                }
+                _ => &part.raw_data[..],
+            };
+            assert_eq!(whole.raw_data, bytes, "{}", whole.name);
+        }
+        assert_eq!(external, 2);
+    }
+}
