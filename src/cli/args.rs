@@ -3,7 +3,7 @@
 use super::bench::BenchArgs;
 use super::compare::CompareArgs;
 use super::corrupt_args::CorruptArgs;
-use super::device::{DeviceChoice, EngineChoice};
+use super::device::{DeviceChoice, EngineArgs};
 use super::tune_args::{MethodArgs, TuneArgs};
 use super::values::{choice, count, image_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -165,15 +165,8 @@ pub(super) struct ModelArgs {
     /// `foretune doctor` says what there is. On a GPU --budget bounds device memory.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(super) device: DeviceChoice,
-    /// Whose kernels run: native (this program's), or ort[:PROVIDER] (ONNX Runtime's; cpu, cuda, tensorrt, openvino, coreml,
-    /// directml, qnn or xnnpack)
-    ///
-    /// ONNX Runtime is loaded when it is asked for; `foretune doctor` says what was found of it.
-    #[arg(long, value_name = "ENGINE", default_value = "native")]
-    pub(super) engine: EngineChoice,
-    /// ONNX Runtime's library, or the folder that has it [default: ORT_DYLIB_PATH, then the usual places]
-    #[arg(long, value_name = "PATH")]
-    pub(super) ort_lib: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
     /// What linear layers multiply, and what a GPU stores; sums and statistics are f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = choice::<Precision>(PRECISIONS))]
     pub(super) precision: Precision,
@@ -287,6 +280,8 @@ pub(super) struct SelftestArgs {
     /// What is checked: cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(super) device: DeviceChoice,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
     /// Arithmetic: f32, bf16 and f16 (GPUs only) are the device's, f64 the reference's
     #[arg(long, visible_alias = "precision", value_name = "TYPE", default_value = "f32", value_enum)]
     pub(super) dtype: Dtype,

@@ -3,6 +3,7 @@
 use super::args::Global;
 use super::job::ModelSource;
 use super::load;
+use clap::Args;
 use foretune::cpu::{self, CpuOptions};
 use foretune::engine::{self, Engine};
 use foretune::memory::{Plan, Planned};
@@ -10,9 +11,10 @@ use foretune::model::{Model, PromptLayout};
 use foretune::{Error, Result};
 #[cfg(feature = "ort")]
 use foretune::{
-    engine::ort::{OrtModel, OrtOptions, Provider},
+    engine::ort::{self, OrtModel, OrtOptions, Provider},
     tune::GuessKind,
 };
+use std::path::PathBuf;
 use std::str::FromStr;
 
 #[cfg(feature = "cuda")]
@@ -77,6 +79,30 @@ impl FromStr for EngineChoice {
     }
 }
 
+/// Whose kernels run, and where they are.
+#[derive(Clone, Debug, Args)]
+pub(super) struct EngineArgs {
+    /// Whose kernels run: native (this program's), or ort[:PROVIDER] (ONNX Runtime's; cpu, cuda, tensorrt, openvino, coreml,
+    /// directml, qnn or xnnpack)
+    ///
+    /// ONNX Runtime is loaded when it is asked for; `foretune doctor` says what was found of it.
+    #[arg(long, value_name = "ENGINE", default_value = "native")]
+    pub(super) engine: EngineChoice,
+    /// ONNX Runtime's library, or the folder that has it [default: ORT_DYLIB_PATH, then the usual places]
+    #[arg(long, value_name = "PATH")]
+    pub(super) ort_lib: Option<PathBuf>,
+}
+
+impl EngineArgs {
+    /// Errors: a library for an engine that loads none.
+    pub(super) fn check(&self) -> Result<()> {
+        match (self.engine, &self.ort_lib) {
+            (EngineChoice::Native, Some(_)) => Err(Error::Options("--ort-lib is for --engine ort".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What computes, and how.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
@@ -91,9 +117,9 @@ impl Target {
     /// Where `model` is to run; a GPU that was asked for and is not there is found out later.
     pub(super) fn new(model: &ModelSource, global: &Global) -> Target {
         #[cfg(feature = "ort")]
-        if let EngineChoice::Ort(provider) = model.engine {
+        if let EngineChoice::Ort(provider) = model.engine.engine {
             return Target::Ort(OrtOptions {
-                library: model.ort_lib.clone(),
+                library: model.engine.ort_lib.clone(),
                 provider,
                 threads: load::threads(global),
             });
@@ -154,7 +180,7 @@ impl Target {
             #[cfg(feature = "cuda")]
             Target::Cuda(_) => batch.min(cuda::USUAL_MICRO_BATCH),
             #[cfg(feature = "ort")]
-            Target::Ort(_) => batch.min(cpu::USUAL_MICRO_BATCH),
+            Target::Ort(_) => batch.min(ort::USUAL_MICRO_BATCH),
         }
     }
 }

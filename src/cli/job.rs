@@ -7,7 +7,7 @@ use super::args::{
 use super::bench::BenchArgs;
 use super::compare::CompareJob;
 use super::corrupt_args::CorruptArgs;
-use super::device::{DeviceChoice, EngineChoice};
+use super::device::{DeviceChoice, EngineArgs, EngineChoice};
 use super::tune_job::{PlanJob, TuneJob};
 use clap_complete::Shell;
 use foretune::backend::Precision;
@@ -45,8 +45,7 @@ pub(super) struct ModelSource {
     pub(super) device: DeviceChoice,
     pub(super) precision: Precision,
     pub(super) resident: bool,
-    pub(super) engine: EngineChoice,
-    pub(super) ort_lib: Option<PathBuf>,
+    pub(super) engine: EngineArgs,
 }
 
 /// Which images.
@@ -80,6 +79,7 @@ pub(super) struct SelftestJob {
     pub(super) case: Option<PathBuf>,
     pub(super) model: Option<PathBuf>,
     pub(super) device: DeviceChoice,
+    pub(super) engine: EngineArgs,
     pub(super) dtype: Dtype,
     pub(super) dump: Option<PathBuf>,
 }
@@ -112,9 +112,16 @@ impl Job {
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Corrupt(args) => Job::Corrupt(CorruptJob::new(args)?),
-            Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)),
+            Command::Selftest(args) => Job::Selftest(SelftestJob::new(args)?),
             Command::Plan(args) => Job::Plan(Box::new(PlanJob::new(*args)?)),
-            Command::Bench(args) => Job::Bench(args),
+            Command::Bench(args) => {
+                args.engine.check()?;
+                if args.engine.engine != EngineChoice::Native && args.device != DeviceChoice::Cpu {
+                    let problem = "--device is for the native engine; --engine ort:PROVIDER says what computes";
+                    return Err(Error::Options(problem.into()));
+                }
+                Job::Bench(args)
+            }
             Command::SynthModel(args) => Job::Synth(args),
             Command::Doctor => Job::Doctor,
             Command::Demo { out, seed } => Job::Demo(DemoJob { out, seed }),
@@ -131,11 +138,9 @@ impl ModelSource {
             return Err(Error::Options("--image-size cannot be used with --adapter, which brings its own size".into()));
         }
         let options = LoadOptions { image: args.image_size, heads: args.heads };
-        let ModelArgs { model: path, device, precision, resident, engine, ort_lib, .. } = args;
-        if engine == EngineChoice::Native && ort_lib.is_some() {
-            return Err(Error::Options("--ort-lib is for --engine ort".into()));
-        }
-        if engine != EngineChoice::Native {
+        let ModelArgs { model: path, device, precision, resident, engine, .. } = args;
+        engine.check()?;
+        if engine.engine != EngineChoice::Native {
             let given = match (device, precision, resident) {
                 (DeviceChoice::Auto, Precision::F32, false) => None,
                 (DeviceChoice::Auto, Precision::F32, true) => Some("--resident"),
@@ -148,7 +153,7 @@ impl ModelSource {
                 )));
             }
         }
-        Ok(ModelSource { path, options, device, precision, resident, engine, ort_lib })
+        Ok(ModelSource { path, options, device, precision, resident, engine })
     }
 }
 
@@ -196,8 +201,14 @@ impl CorruptJob {
 }
 
 impl SelftestJob {
-    fn new(args: SelftestArgs) -> Self {
-        let SelftestArgs { case, model, device, dtype, dump } = args;
-        SelftestJob { case, model, device, dtype, dump }
+    fn new(args: SelftestArgs) -> Result<Self> {
+        let SelftestArgs { case, model, device, engine, dtype, dump } = args;
+        engine.check()?;
+        if engine.engine != EngineChoice::Native && (device, dtype) != (DeviceChoice::Cpu, Dtype::F32) {
+            let problem =
+                "--device and --dtype are for the native engine; --engine ort:PROVIDER says what computes, in f32";
+            return Err(Error::Options(problem.into()));
+        }
+        Ok(SelftestJob { case, model, device, engine, dtype, dump })
     }
 }

@@ -2,10 +2,14 @@
 
 use super::args::{Dtype, Global};
 use super::device::DeviceChoice;
+#[cfg(feature = "ort")]
+use super::device::EngineChoice;
 use super::job::SelftestJob;
 use super::output;
 #[cfg(feature = "cuda")]
 use foretune::backend::Precision;
+#[cfg(feature = "ort")]
+use foretune::engine::ort;
 use foretune::selftest::{Arithmetic, Check, run_case, run_random};
 use foretune::{Error, Result};
 use serde_json::json;
@@ -15,7 +19,7 @@ const SEED: u64 = 0;
 
 /// Whether every check passed.
 pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
-    let arithmetic = arithmetic(job.device, job.dtype)?;
+    let arithmetic = arithmetic(job)?;
     let checks = match &job.case {
         Some(case) => run_case(case, job.model.as_deref(), arithmetic, job.dump.as_deref())?,
         None => run_random(SEED, arithmetic)?,
@@ -31,8 +35,13 @@ pub(super) fn run(job: &SelftestJob, global: &Global) -> Result<bool> {
     Ok(failed == 0)
 }
 
-fn arithmetic(device: DeviceChoice, dtype: Dtype) -> Result<Arithmetic> {
-    match (device, dtype) {
+fn arithmetic(job: &SelftestJob) -> Result<Arithmetic> {
+    #[cfg(feature = "ort")]
+    if let EngineChoice::Ort(provider) = job.engine.engine {
+        ort::load(job.engine.ort_lib.as_deref())?;
+        return Ok(Arithmetic::OnnxRuntime(provider));
+    }
+    match (job.device, job.dtype) {
         (_, Dtype::F64) => Ok(Arithmetic::F64),
         #[cfg(feature = "cuda")]
         (DeviceChoice::Cuda(device), dtype) => Ok(Arithmetic::Cuda(

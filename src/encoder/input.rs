@@ -1,8 +1,8 @@
 //! How a pass begins: with images, or with what the block ahead of which prompts enter reads of them.
 
+use super::Encoder;
 use super::layout::{Chunks, Geometry};
 use super::limits::expect;
-use super::Encoder;
 use crate::Result;
 use crate::backend::{At, Backend, PatchGrid};
 

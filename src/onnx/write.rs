@@ -66,7 +66,7 @@ pub(super) fn is_external(constant: &Constant) -> bool {
 /// The model whose larger tensors are said to be in another file, as which ONNX Runtime is given them. Errors: a tensor cannot be
 /// read.
 pub(super) fn without_tensors(graph: &Graph) -> Result<Vec<u8>> {
-    let placed = place(graph, Some("tensors"));
+    let placed = place(graph, Some("."));
     let mut bytes = Vec::new();
     match encode(graph.proto(), &placed, &[], &mut bytes) {
         Ok(()) => Ok(bytes),

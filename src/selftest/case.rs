@@ -157,9 +157,9 @@ pub fn run_case(
     let computed = match arithmetic {
         Arithmetic::F64 => compute(&case, &model, Reference::<f64>::new(), Encoder::dual)?,
         #[cfg(feature = "ort")]
-        Arithmetic::OnnxRuntime => {
+        Arithmetic::OnnxRuntime(provider) => {
             let (layout, Inputs { labels, count, .. }) = case.inputs(&model)?;
-            let runtime = OrtModel::new(&model, OrtOptions::default())?;
+            let runtime = OrtModel::new(&model, OrtOptions { provider, ..OrtOptions::default() })?;
             let mut engine = runtime.engine(layout, labels.len(), count, GuessKind::None)?;
             let backend = CpuBackend::new(arithmetic.cpu_options())?;
             compute(&case, &model, backend, |_, pass, source, out| engine.dual(pass, source, out))?

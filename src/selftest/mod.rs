@@ -11,6 +11,8 @@ pub use random::run_random;
 
 use crate::backend::Precision;
 use crate::cpu::CpuOptions;
+#[cfg(feature = "ort")]
+use crate::engine::ort::Provider;
 use serde::Serialize;
 
 /// Arithmetic of a check.
@@ -25,9 +27,9 @@ pub enum Arithmetic {
     /// The GPU of this number, everything stored in this precision.
     #[cfg(feature = "cuda")]
     Cuda(usize, Precision),
-    /// ONNX Runtime's CPU, f32: dual passes; exact gradients are the CPU backend's.
+    /// ONNX Runtime, f32: dual passes; exact gradients are the CPU backend's.
     #[cfg(feature = "ort")]
-    OnnxRuntime,
+    OnnxRuntime(Provider),
 }
 
 impl Arithmetic {
@@ -37,7 +39,7 @@ impl Arithmetic {
             Arithmetic::F32 => [2e-5, 1e-4],
             Arithmetic::F64 => [1e-9, 1e-9],
             #[cfg(feature = "ort")]
-            Arithmetic::OnnxRuntime => [2e-5, 1e-4],
+            Arithmetic::OnnxRuntime(_) => [2e-5, 1e-4],
             Arithmetic::Bf16 => [3e-2, 2e-1],
             #[cfg(feature = "cuda")]
             Arithmetic::Cuda(_, Precision::F32) => [2e-5, 1e-3],
@@ -53,7 +55,7 @@ impl Arithmetic {
         match self {
             Arithmetic::F32 | Arithmetic::F64 => None,
             #[cfg(feature = "ort")]
-            Arithmetic::OnnxRuntime => None,
+            Arithmetic::OnnxRuntime(_) => None,
             Arithmetic::Bf16 => Some(Precision::Bf16),
             #[cfg(feature = "cuda")]
             Arithmetic::Cuda(_, precision) => Some(precision).filter(|&precision| precision != Precision::F32),

@@ -51,8 +51,8 @@ pub fn run_random(seed: u64, arithmetic: Arithmetic) -> Result<Vec<Check>> {
             check(seed, &model, &reference, "GPU", CudaBackend::new(options)?, arithmetic, own)
         }
         #[cfg(feature = "ort")]
-        Arithmetic::OnnxRuntime => {
-            let runtime = OrtModel::new(&model, OrtOptions::default())?;
+        Arithmetic::OnnxRuntime(provider) => {
+            let runtime = OrtModel::new(&model, OrtOptions { provider, ..OrtOptions::default() })?;
             let dual = |layout,
                         _: &mut Encoder<CpuBackend>,
                         pass: Pass<f32>,

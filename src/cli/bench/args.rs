@@ -1,7 +1,7 @@
 //! The arguments of `foretune bench`.
 
 use crate::cli::args::{ARCHS, PRECISIONS};
-use crate::cli::device::DeviceChoice;
+use crate::cli::device::{DeviceChoice, EngineArgs};
 use crate::cli::values::{choice, count, image_size};
 use clap::Args;
 use foretune::backend::Precision;
@@ -37,6 +37,8 @@ pub(in crate::cli) struct BenchArgs {
     /// What computes: cpu, cuda, or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(in crate::cli) device: DeviceChoice,
+    #[command(flatten)]
+    pub(in crate::cli) engine: EngineArgs,
     /// On a GPU: two blocks' weights at a time
     #[arg(long)]
     pub(in crate::cli) streamed: bool,

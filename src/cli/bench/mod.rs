@@ -2,6 +2,8 @@
 
 mod args;
 mod ceiling;
+#[cfg(feature = "ort")]
+mod engines;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod timed;
@@ -9,13 +11,15 @@ mod timed;
 use super::args::Global;
 #[cfg(feature = "cuda")]
 use super::device::DeviceChoice;
+#[cfg(feature = "ort")]
+use super::device::EngineChoice;
 use super::table::Table;
 use super::{interrupt, load, output};
 pub(super) use args::BenchArgs;
 use ceiling::Ceiling;
 use foretune::backend::{Backend, Needs};
 use foretune::cpu::{self, CpuBackend, CpuOptions};
-use foretune::encoder::{Encoder, Flops, Input, Pass, Sizes};
+use foretune::encoder::{Encoder, Flops, Input, Pass, Sizes, TangentSource};
 use foretune::engine::Native;
 use foretune::memory::Budget;
 use foretune::model::{LoadOptions, Model, PromptLayout, SynthDtype, SynthNames, synthesise};
@@ -43,6 +47,10 @@ pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<bool> {
     #[cfg(feature = "cuda")]
     if let DeviceChoice::Cuda(device) = args.device {
         return gpu::run(args, device, global);
+    }
+    #[cfg(feature = "ort")]
+    if let EngineChoice::Ort(provider) = args.engine.engine {
+        return engines::run(args, provider, global);
     }
     let (model, _folder) = model(args)?;
     let options = CpuOptions { threads: load::threads(global), precision: args.precision, resident: args.resident };
@@ -151,6 +159,9 @@ fn row(model: &Model, layout: PromptLayout, args: &BenchArgs, options: CpuOption
     }
 }
 
+/// An engine's dual pass.
+type Dual<'a> = dyn FnMut(Pass<f32>, &mut TangentSource<f32>, &mut [f32]) -> Result<()> + 'a;
+
 /// What a pass reads.
 struct Inputs {
     images: Vec<f32>,
@@ -171,25 +182,26 @@ impl Inputs {
         }
     }
 
-    /// Seconds of one pass. Tangents are as cheap as can be: the guess is not part of the pass.
+    /// Seconds of one pass of `engine`.
     fn pass<B: Backend<Elem = f32>>(&self, engine: &mut Encoder<B>, tangents: usize) -> Result<f64> {
+        self.seconds(tangents, &mut |pass, source, out| engine.dual(pass, source, out))
+    }
+
+    /// Seconds of one pass. Tangents are as cheap as can be: the guess is not part of the pass.
+    fn seconds(&self, tangents: usize, dual: &mut Dual) -> Result<f64> {
         let mut out = vec![0.0; (1 + tangents) * self.examples * self.head_width];
-        let mut once = |engine: &mut Encoder<B>| {
+        let mut once = || {
             let mut fill = |_: usize, out: &mut [f32]| {
                 out.iter_mut().enumerate().for_each(|(i, v)| *v = (i % 7) as f32 - 3.0);
                 Ok(())
             };
             let start = Instant::now();
-            engine.dual(
-                Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents },
-                &mut fill,
-                &mut out,
-            )?;
+            dual(Pass { input: Input::Images(&self.images), prompts: &self.prompts, tangents }, &mut fill, &mut out)?;
             Ok(start.elapsed().as_secs_f64())
         };
         // The first touches new memory.
-        once(engine)?;
-        once(engine)
+        once()?;
+        once()
     }
 }
 

@@ -1,8 +1,8 @@
 //! The engine: a session for each form of pass, made when the first such pass comes.
 
+use super::OrtOptions;
 use super::bound::{Bound, Slot};
 use super::tensors::Tensors;
-use super::OrtOptions;
 use crate::cpu::CpuBackend;
 use crate::encoder::{Cotangents, Encoder, HeadGradient, Input, Limits, Pass, TangentSource, TokenSink, expect};
 use crate::engine::{Engine, Native};

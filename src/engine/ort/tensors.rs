@@ -1,5 +1,6 @@
 //! A model's tensors as ONNX Runtime reads them: each is there once, whatever the number of sessions.
 
+use super::provider::Provider;
 use super::{OrtOptions, failed};
 use crate::onnx::Tuning;
 use crate::{Error, Result};
@@ -21,6 +22,11 @@ impl Tensors {
         builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(refused)?;
         builder = builder.with_intra_threads(options.threads).map_err(refused)?;
         builder = builder.with_deterministic_compute(true).map_err(refused)?;
+        // Tensors are read where they lie: nothing packs them for itself, or lays them out anew.
+        builder = builder.with_prepacking(false).map_err(refused)?;
+        builder = builder.with_disabled_optimizers("NchwcTransformer").map_err(refused)?;
+        // Planned ahead, a pass takes more: memory for all that it might hold at once.
+        builder = builder.with_memory_pattern(false).map_err(refused)?;
         options.provider.register(&mut builder)?;
         for constant in graph.tensors() {
             let value = match self.0.get(&constant.name) {
@@ -33,7 +39,12 @@ impl Tensors {
                     value
                 }
             };
-            builder = builder.with_external_initializer(&constant.name, value).map_err(refused)?;
+            // Shared with the CPU; other devices make their own copies.
+            let given = match options.provider {
+                Provider::Cpu => builder.with_initializer(&constant.name, value),
+                _ => builder.with_external_initializer(&constant.name, value),
+            };
+            builder = given.map_err(refused)?;
         }
         let bytes = graph.encode()?;
         builder
