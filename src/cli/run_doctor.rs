@@ -56,7 +56,7 @@ fn onnx_runtime(global: &Global) -> Result<bool> {
         output::line(&format!("ONNX Runtime {version}, {path}"))?;
         output::line(&format!("  execution providers: {}", providers.join(", ")))?;
     }
-    parity(global, "ort:cpu", "f32", Arithmetic::OnnxRuntime(Provider::Cpu), "  ort:cpu, f32")
+    parity(global, "ort:cpu", "f32", Arithmetic::OnnxRuntime(ort::Provider::Cpu), "  ort:cpu, f32")
 }
 
 /// Whether every GPU that can be used computes correctly.
