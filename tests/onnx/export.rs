@@ -4,7 +4,7 @@ use super::{cases, runtime};
 use foretune::model::{LoadOptions, Model, PromptLayout};
 use foretune::onnx::{Element, ExportOptions, export};
 use foretune::{Classifier, classifier::own_head};
-use ort::session::Session;
+use ort::session::{Session, SessionInputs};
 use ort::value::TensorRef;
 use safetensors::SafeTensors;
 use std::path::Path;
@@ -42,13 +42,22 @@ fn classifier(case: &Path, model: &Path, file: &SafeTensors) -> Option<Classifie
 }
 
 fn logits(path: &Path, images: &[f32], shape: &[usize]) -> Vec<f32> {
-    let mut session = Session::builder().unwrap().commit_from_file(path).unwrap();
     let input = TensorRef::from_array_view((shape.to_vec(), images)).unwrap();
-    let outputs = session.run(ort::inputs!["pixel_values" => input]).unwrap();
+    run(&mut session(path), ort::inputs!["pixel_values" => input])
+}
+
+pub fn session(path: &Path) -> Session {
+    Session::builder().unwrap().commit_from_file(path).unwrap()
+}
+
+/// Logits of a graph.
+pub fn run<'v, const N: usize>(session: &mut Session, inputs: impl Into<SessionInputs<'v, 'v, N>>) -> Vec<f32> {
+    let outputs = session.run(inputs).unwrap();
     outputs["logits"].try_extract_tensor::<f32>().unwrap().1.to_vec()
 }
 
-fn error(found: &[f32], expected: &[f32]) -> f64 {
+/// ‖found − expected‖/‖expected‖.
+pub fn error(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
     norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())

@@ -6,6 +6,8 @@
 mod common;
 mod export;
 mod golden;
+mod hostile;
+mod photos;
 mod tune;
 
 use foretune::engine::ort::load;

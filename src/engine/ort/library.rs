@@ -115,13 +115,19 @@ fn probe(path: &Path) -> Result<Runtime, String> {
     let base: Symbol<unsafe extern "C" fn() -> *const ApiBase> = unsafe { library.get(b"OrtGetApiBase\0") }
         .map_err(|_| "this is a library, and not ONNX Runtime: it has no OrtGetApiBase".to_owned())?;
     // SAFETY: as above; what it returns is static.
-    let version = unsafe { base().as_ref() }.map(|base| unsafe { (base.version)() }).filter(|text| !text.is_null());
+    let base = unsafe { base().as_ref() };
+    // SAFETY: as above.
+    let version = base.map(|base| unsafe { (base.version)() }).filter(|text| !text.is_null());
     // SAFETY: a C string within the library.
     let version = version.map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
     let version = version.ok_or("its OrtGetApiBase returns nothing")?;
     let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     if minor.is_none_or(|minor| minor < OLDEST) {
         return Err(format!("ONNX Runtime {version} is too old; 1.{OLDEST} or newer is needed"));
+    }
+    // SAFETY: as above.
+    if base.is_none_or(|base| unsafe { (base.api)(OLDEST) }.is_null()) {
+        return Err(format!("ONNX Runtime {version}, as it calls itself: it has no API of version {OLDEST}"));
     }
     std::mem::forget(library);
     Ok(Runtime { path: path.to_owned(), version })
