@@ -9,7 +9,7 @@ use super::{head, write};
 use crate::adapter::Backbone;
 use crate::{Classifier, Result};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How a classifier is exported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub struct ExportOptions {
 /// The input is `pixel_values` `[batch, c, H, W]`, or `image` `[batch, height, width, 3]` of bytes where the graph prepares images
 /// itself, all of one size; the outputs are `logits` `[batch, C]` and `features` `[batch, D]`, what the head reads. The file's
 /// metadata has `class_names`, `preprocess` and `backbone` as JSON. Above 2 GiB the tensors are in a second file, `path` with
-/// `.data` after its name.
+/// `.data` after its name, which is returned.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io); a tensor of the model cannot be read; [`Error::Options`](crate::Error::Options) for
 /// preprocessing that standard operators cannot do.
-pub fn export(classifier: &Classifier, options: ExportOptions, path: &Path) -> Result<()> {
+pub fn export(classifier: &Classifier, options: ExportOptions, path: &Path) -> Result<Option<PathBuf>> {
     let model = &classifier.model;
     let (spec, layout) = (&model.spec, classifier.layout);
     let (d, p) = (spec.width, layout.prompts);
@@ -46,7 +46,7 @@ pub fn export(classifier: &Classifier, options: ExportOptions, path: &Path) -> R
         Element::F32 => images,
         Element::F16 => g.cast(&images, DataType::Float16),
     };
-    let vit = Vit { model };
+    let vit = Vit { model, twice: false };
     let sets = (0..layout.sets(spec.depth)).map(|set| {
         let values = &classifier.prompts[set * p * d..][..p * d];
         Dual::from(g.tensor(format!("prompts.{set}"), &[1, p, d], || Ok(values.to_vec())))

@@ -1,6 +1,6 @@
 //! Heads on the head input f, in f32: formulas in [`ops::head`](crate::ops::head).
 
-use super::dual::Dual;
+use super::dual::{self, Dual};
 use super::graph::{Element, Graph, Value, int};
 use crate::model::Head;
 
@@ -65,10 +65,7 @@ impl Parameters {
 pub(super) fn logits(g: &mut Graph, head: &Parameters, f: &Dual) -> Dual {
     g.enter("head");
     match head {
-        Parameters::Linear { weight, bias } => {
-            let primal = g.node("Gemm", &[&f.primal, weight, bias], vec![int("transB", 1)]);
-            Dual { tangents: f.tangents.as_ref().map(|df| by_rows(g, df, weight)), ..primal.into() }
-        }
+        Parameters::Linear { weight, bias } => by_rows(g, f, weight, Some(bias)),
         Parameters::Prototype { center, means, tau } => {
             let tiny = g.number(1e-30);
             let offset = g.sub(&f.primal, center);
@@ -76,24 +73,25 @@ pub(super) fn logits(g: &mut Graph, head: &Parameters, f: &Dual) -> Dual {
             let length = g.node("ReduceL2", &[&offset, &axis], vec![int("keepdims", 1)]);
             let length = g.node("Max", &[&length, &tiny], Vec::new());
             let direction = g.div(&offset, &length);
-            let z = g.node("Gemm", &[&direction, means], vec![int("transB", 1)]);
-            let primal = g.mul(&z, tau);
             let tangents = f.tangents.as_ref().map(|df| {
                 let along = g.mul(&direction, df);
                 let along = g.sum(&along);
                 let along = g.mul(&direction, &along);
                 let rest = g.sub(df, &along);
-                let turned = g.div(&rest, &length);
-                let dz = by_rows(g, &turned, means);
-                g.mul(&dz, tau)
+                g.div(&rest, &length)
             });
-            Dual { tangents, ..primal.into() }
+            let cosines = by_rows(g, &Dual { tangents, ..direction.into() }, means, None);
+            cosines.map(|cosines| g.mul(cosines, tau))
         }
     }
 }
 
-/// `[K, B, D]` times the rows of `[C, D]`: `[K, B, C]`.
-fn by_rows(g: &mut Graph, x: &Value, rows: &Value) -> Value {
+/// Products with the rows of `[C, D]`.
+fn by_rows(g: &mut Graph, x: &Dual, rows: &Value, bias: Option<&Value>) -> Dual {
+    if x.tangents.is_none() {
+        let inputs: Vec<&Value> = [&x.primal, rows].into_iter().chain(bias).collect();
+        return g.node("Gemm", &inputs, vec![int("transB", 1)]).into();
+    }
     let columns = g.transpose(rows, &[1, 0]);
-    g.matmul(x, &columns)
+    dual::linear(g, x, &columns, bias)
 }

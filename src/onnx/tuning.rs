@@ -143,7 +143,7 @@ pub(crate) struct Tuning<'m> {
 impl<'m> Tuning<'m> {
     /// Errors: a tensor cannot be read.
     pub fn new(model: &'m Model, layout: PromptLayout, form: Form) -> Result<Self> {
-        let (vit, spec, d) = (Vit { model }, &model.spec, Dim::Of(model.spec.width));
+        let (vit, spec, d) = (Vit { model, twice: true }, &model.spec, Dim::Of(model.spec.width));
         let at = layout.insert_at;
         let graph = Graph::new("tuning", Element::F32);
         let mut this = Tuning { graph, inputs: Vec::new(), outputs: Vec::new() };
@@ -213,7 +213,11 @@ impl<'m> Tuning<'m> {
             },
         };
         let labels = self.input_of(DataType::Int64, Port::Labels, &[B]);
-        let logits = head::logits(&mut self.graph, &parameters, features);
+        // Without tangents, the features once more: see `Vit::twice`.
+        let rows = features.tangents.clone().unwrap_or_else(|| self.graph.unsqueeze(&features.primal, 0));
+        let rows = Dual { tangents: Some(rows), ..features.clone() };
+        let logits = head::logits(&mut self.graph, &parameters, &rows);
+        let logits = if features.tangents.is_some() { logits } else { logits.primal.into() };
         let judged = cross_entropy(&mut self.graph, &logits, &labels);
         self.output(Port::Features, &features.primal, &[B, width]);
         self.output(Port::Logits, &logits.primal, &[B, C]);

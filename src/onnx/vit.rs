@@ -19,6 +19,9 @@ pub(super) struct Prompts {
 /// A model whose tensors are put into a graph.
 pub(super) struct Vit<'m> {
     pub model: &'m Model,
+    /// Whether the one token that a class token's pooling reads goes through the last block twice. ONNX Runtime sums a product of
+    /// one row in another order than that row among others: a pass of one example would have bits of its own.
+    pub twice: bool,
 }
 
 impl<'m> Vit<'m> {
@@ -158,6 +161,7 @@ impl<'m> Vit<'m> {
         let tokens = spec.tokens(prompts);
         let patches = tokens - spec.patches()..tokens;
         let rows: Vec<usize> = match spec.pooling {
+            Pooling::Cls if self.twice => vec![0, 0],
             Pooling::Cls => vec![0],
             Pooling::PatchMean => patches.collect(),
             Pooling::ClsAndPatchMean => std::iter::once(0).chain(patches).collect(),
@@ -175,6 +179,10 @@ impl<'m> Vit<'m> {
             None => x.clone(),
         };
         let pool = |g: &mut Graph<'m>, x: &Value, axis: i64| match spec.pooling {
+            Pooling::Cls if self.twice => {
+                let class = g.slice(x, axis, 0, 1);
+                g.squeeze(&class, axis)
+            }
             Pooling::Cls => g.squeeze(x, axis),
             Pooling::PatchMean => g.mean(x, axis, false),
             Pooling::ClsAndPatchMean => {

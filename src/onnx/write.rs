@@ -7,7 +7,7 @@ use crate::{Error, Result};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A protocol buffer holds at most 2 GiB; tensors of larger models are in a file beside it.
 const MOST: usize = 1 << 31;
@@ -49,13 +49,14 @@ fn begin(tag: u32, len: usize, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&head)
 }
 
-/// Writes `graph` with this metadata to `path`; above 2 GiB its large tensors go to `path` with `.data` after its name. Errors:
-/// [`Error::Io`]; a tensor of the model cannot be read.
-pub(super) fn write(graph: &Graph, metadata: &[(&str, String)], path: &Path) -> Result<()> {
+/// Writes `graph` with this metadata to `path`; above 2 GiB its large tensors go to `path` with `.data` after its name, which is
+/// returned. Errors: [`Error::Io`]; a tensor of the model cannot be read.
+pub(super) fn write(graph: &Graph, metadata: &[(&str, String)], path: &Path) -> Result<Option<PathBuf>> {
     let total: usize = graph.constants.iter().map(Constant::len).sum();
     let name = path.file_name().map(|name| format!("{}.data", name.to_string_lossy()));
     let external = if total + graph.proto().encoded_len() < MOST - (64 << 20) { None } else { name };
-    write_as(graph, metadata, path, external.as_deref())
+    write_as(graph, metadata, path, external.as_deref())?;
+    Ok(external.map(|name| path.with_file_name(name)))
 }
 
 /// Whether a tensor stands outside the model wherever it may.
@@ -63,8 +64,8 @@ pub(super) fn is_external(constant: &Constant) -> bool {
     constant.len() >= SMALL
 }
 
-/// The model whose larger tensors are said to be in another file, as which ONNX Runtime is given them. Errors: a tensor cannot be
-/// read.
+/// The model without its larger tensors, which ONNX Runtime is given beside it. They are said to be in the working folder itself:
+/// newer versions insist on a path that exists, and whatever would read this one fails. Errors: a tensor cannot be read.
 pub(super) fn without_tensors(graph: &Graph) -> Result<Vec<u8>> {
     let placed = place(graph, Some("."));
     let mut bytes = Vec::new();
