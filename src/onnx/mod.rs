@@ -1,4 +1,4 @@
-//! Vision Transformers as ONNX graphs.
+//! Vision Transformers as ONNX graphs: written, run, and read back, those of other programs too.
 
 mod body;
 mod dual;

@@ -1,7 +1,9 @@
 //! Transformer blocks, from their output backwards.
 
-use super::flow::{Flow, Term, axis, float, int};
+use super::flow::Flow;
 use super::layers::{Between, Linear, Norm, near};
+use super::node::{axis, float, int};
+use super::term::Term;
 use super::view::View;
 use crate::Result;
 use crate::model::Mlp;
@@ -150,7 +152,7 @@ impl Flow<'_> {
         };
         let heads = width / size;
         let batch = made.view.len().checked_div(heads * tokens * size).unwrap_or(0);
-        let together = View::whole(&[batch, heads, tokens, size]).transpose(&[0, 2, 1, 3]);
+        let together = View::checked(&[batch, heads, tokens, size]).and_then(|view| view.transpose(&[0, 2, 1, 3]));
         let side_by_side = heads * size == width
             && batch * heads * tokens * size == made.view.len()
             && together.is_some_and(|view| view.same(&term.view));
@@ -175,11 +177,11 @@ impl Flow<'_> {
             let whole = self.whole(term).ok_or_else(|| self.unlike(term, &what))?;
             let linear = self.linear(whole, &what)?;
             let rows = linear.rows();
-            let tokens = whole.view.len().checked_div(batch * rows).unwrap_or(0);
+            let tokens = whole.view.len().checked_div(batch.saturating_mul(rows)).unwrap_or(0);
             let first = term.view.start;
             // Heads of channels `first..first + d` of `[B, N, rows]`.
-            let cut = View::whole(&[batch, tokens, rows])
-                .slice(2, first, first + width)
+            let cut = View::checked(&[batch, tokens, rows])
+                .and_then(|view| view.slice(2, first, first + width))
                 .and_then(|view| view.reshape(&[batch, tokens, heads, size]))
                 .and_then(|view| view.transpose(&[0, 2, 1, 3]));
             let unscaled = which != "value" || term.factor == 1.0;
@@ -198,7 +200,8 @@ impl Flow<'_> {
         let softmax = self.made_by_a(&weights, &["Softmax"]);
         let softmax = softmax.ok_or_else(|| self.unlike(&weights, "the softmax of an attention"))?;
         let scores = self.operand(softmax, 0)?;
-        if axis(int(softmax, "axis").unwrap_or(-1), scores.shape().len()).map(|at| at + 1) != Some(scores.shape().len())
+        if axis(int(softmax, "axis").unwrap_or(self.softmax_axis()), scores.shape().len()).map(|at| at + 1)
+            != Some(scores.shape().len())
         {
             return Err(self.odd(softmax, "it does not run over the keys, the last axis"));
         }

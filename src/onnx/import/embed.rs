@@ -1,9 +1,11 @@
 //! From images to tokens, backwards: patches, constant tokens, position embedding.
 
-use super::flow::{Base, Flow, Term, axis, int, ints};
+use super::flow::Flow;
 use super::layers::Norm;
 use super::moves::is;
+use super::node::{axis, int, ints};
 use super::source::MOST_AXES;
+use super::term::{Base, Term};
 use super::view::View;
 use crate::Result;
 use crate::weights::malformed;
@@ -55,7 +57,7 @@ impl Flow<'_> {
         let what = "patches, constant tokens, or their sum with a position embedding";
         let shape = term.shape();
         let &[batch, count, width] = shape.as_slice() else { return Err(self.unlike(term, what)) };
-        if depth == 0 || term.factor != 1.0 {
+        if depth == 0 || term.factor != 1.0 || !self.embeds() {
             return Err(self.unlike(term, what));
         }
         if term.is_constant() {
@@ -105,6 +107,9 @@ impl Flow<'_> {
         if term.is_constant() {
             return false;
         }
+        if !self.embeds() {
+            return true;
+        }
         match self.maker(term).filter(|node| node.op_type == "Concat" && depth > 0) {
             Some(node) => (0..node.input.len())
                 .any(|at| self.operand(node, at).map_or(true, |term| self.depends_on_images(term, depth - 1))),
@@ -118,7 +123,7 @@ impl Flow<'_> {
         let shape = term.shape();
         let lead = shape.len().saturating_sub(2);
         let unlike = || self.unlike(term, what);
-        if depth == 0 || shape.len() < 2 || shape.len() > MOST_AXES || term.factor != 1.0 {
+        if depth == 0 || shape.len() < 2 || shape.len() > MOST_AXES || term.factor != 1.0 || !self.embeds() {
             return Err(unlike());
         }
         if term.is_constant() {
@@ -157,7 +162,7 @@ impl Flow<'_> {
     }
 
     /// Adds a table, in pieces, to the positions of `groups`.
-    fn add(&self, term: &Term, groups: &mut Vec<Group>, pieces: Vec<Term>) -> Result<()> {
+    fn add(&self, term: &Term, groups: &mut [Group], pieces: Vec<Term>) -> Result<()> {
         let total: usize = groups.iter().map(|group| group.count).sum();
         let rows: usize = pieces.iter().map(|piece| piece.shape()[0]).sum();
         let unlike = |what: &str| self.unlike(term, what);

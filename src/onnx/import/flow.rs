@@ -3,116 +3,18 @@
 
 use super::fold;
 use super::moves;
+use super::node::attribute;
 use super::source::{Constant, MOST_NUMBERS, Source};
-use super::view::View;
-use crate::onnx::proto::{AttributeProto, AttributeType, DataType, NodeProto, ValueInfoProto, dimension};
-use crate::weights::{TensorRef, malformed};
+use super::term::{Base, Term, made, stored};
+use crate::onnx::proto::{NodeProto, ValueInfoProto, dimension};
+use crate::weights::malformed;
 use crate::{Error, Result};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Images of a graph that takes any number of them: a size that no other axis has.
 const ANY: usize = 7919;
-
-/// The tensor that a value's elements come from.
-#[derive(Clone, Debug)]
-pub(super) enum Base {
-    /// What an operation makes, or an input of the graph.
-    Value(usize),
-    /// A tensor of the file.
-    Stored(Rc<TensorRef>),
-    /// Known numbers.
-    Numbers(Rc<Vec<f64>>),
-}
-
-/// A value: elements of `base`, each times `factor`.
-#[derive(Clone, Debug)]
-pub(super) struct Term {
-    pub base: Base,
-    pub factor: f64,
-    pub view: View,
-    /// Integers or truth values.
-    pub integer: bool,
-}
-
-impl Term {
-    pub fn numbers(values: Vec<f64>, shape: &[usize], integer: bool) -> Self {
-        Term { base: Base::Numbers(Rc::new(values)), factor: 1.0, view: View::whole(shape), integer }
-    }
-
-    pub fn uniform(value: f64, shape: &[usize], integer: bool) -> Self {
-        let base = Base::Numbers(Rc::new(vec![value]));
-        Term { base, factor: 1.0, view: View::repeated(shape), integer }
-    }
-
-    pub fn shape(&self) -> Vec<usize> {
-        self.view.shape()
-    }
-
-    pub fn with(&self, view: View) -> Self {
-        Term { view, ..self.clone() }
-    }
-
-    pub fn is_constant(&self) -> bool {
-        !matches!(self.base, Base::Value(_))
-    }
-
-    /// Its elements, if they are constant and few.
-    pub fn values(&self) -> Option<Vec<f64>> {
-        if self.view.len() > MOST_NUMBERS {
-            return None;
-        }
-        let pick = |all: &[f64]| self.view.places().map(|place| all.get(place).map(|v| v * self.factor)).collect();
-        match &self.base {
-            Base::Value(_) => None,
-            Base::Numbers(values) => pick(values),
-            Base::Stored(tensor) => {
-                let mut one = [0.0f64];
-                let read = |place| tensor.read_at(place, &mut one).ok().map(|()| one[0] * self.factor);
-                self.view.places().map(read).collect()
-            }
-        }
-    }
-
-    /// The number that all elements are.
-    pub fn same_everywhere(&self) -> Option<f64> {
-        if !self.is_constant() || !self.view.single() {
-            return None;
-        }
-        self.with(View::one(self.view.start)).values()?.first().copied()
-    }
-
-    /// Whether a mask hides nothing: it is true, or zero where it is added.
-    pub fn hides_nothing(&self) -> bool {
-        match (&self.base, self.same_everywhere()) {
-            (_, Some(value)) => {
-                if self.integer {
-                    value != 0.0
-                } else {
-                    value == 0.0
-                }
-            }
-            (Base::Stored(tensor), None) => self.shape().len() == 4 && tensor.bytes().iter().all(|&byte| byte == 0),
-            _ => false,
-        }
-    }
-
-    /// The same elements in the same order, whatever the axes, up to a common factor.
-    pub fn proportional(&self, other: &Term) -> bool {
-        let base = match (&self.base, &other.base) {
-            (Base::Value(a), Base::Value(b)) => a == b,
-            (Base::Stored(a), Base::Stored(b)) => Rc::ptr_eq(a, b),
-            (Base::Numbers(a), Base::Numbers(b)) => Rc::ptr_eq(a, b),
-            _ => false,
-        };
-        base && self.view.same(&other.view)
-    }
-
-    /// The same elements in the same order, whatever the axes.
-    pub fn same(&self, other: &Term) -> bool {
-        self.factor == other.factor && self.proportional(other)
-    }
-}
 
 /// Why nothing is known of a value.
 #[derive(Debug)]
@@ -141,7 +43,16 @@ pub(super) struct Flow<'s> {
     makers: Vec<Option<usize>>,
     /// The graph's images.
     pub images: usize,
+    /// Numbers that were computed.
+    computed: usize,
+    /// Values that an embedding may still be looked for in.
+    left: Cell<usize>,
 }
+
+/// Numbers that are computed of a graph: it can ask for far more than it holds.
+const MOST_COMPUTED: usize = 1 << 22;
+/// Values that may belong to the embedding: a graph can name far more than it has.
+const MOST_EMBEDDED: usize = 1 << 14;
 
 /// How a graph's axes are filled in that it leaves open.
 #[derive(Clone, Copy)]
@@ -174,11 +85,13 @@ impl<'s> Flow<'s> {
             facts: Vec::new(),
             makers: Vec::new(),
             images: 0,
+            computed: 0,
+            left: Cell::new(MOST_EMBEDDED),
         };
         for tensor in &graph.initializer {
             let fact = match source.constant(tensor)? {
                 Constant::Other(problem) => Fact::Unusable(problem.into()),
-                constant => Fact::Known(term(constant)),
+                constant => Fact::Known(stored(constant)),
             };
             flow.define(&tensor.name, fact, None)?;
         }
@@ -223,6 +136,13 @@ impl<'s> Flow<'s> {
         if self.ids.insert(name, id).is_some() {
             let problem = format!("makes `{}` twice; the file is damaged, export it again", name.escape_debug());
             return Err(malformed(&self.source.path, problem));
+        }
+        if let Fact::Known(Term { base: Base::Numbers(numbers), .. }) = &fact {
+            self.computed += if Rc::strong_count(numbers) == 1 { numbers.len() } else { 0 };
+            if self.computed > MOST_COMPUTED {
+                let problem = "computes more numbers than the shapes of a Vision Transformer need; it is another model";
+                return Err(malformed(&self.source.path, problem));
+            }
         }
         let fact = match fact {
             // What an operation makes is known by its own number.
@@ -313,7 +233,7 @@ impl<'s> Flow<'s> {
         if let Some(tensor) = attribute("value").and_then(|attribute| attribute.t.as_ref()) {
             return match self.source.constant(tensor).map_err(|error| error.to_string())? {
                 Constant::Other(problem) => Err(problem),
-                constant => Ok(term(constant)),
+                constant => Ok(stored(constant)),
             };
         }
         if let Some(value) = attribute("value_float") {
@@ -332,6 +252,19 @@ impl<'s> Flow<'s> {
         }
         let len = values.len();
         Ok(Term::numbers(values, &[len], integer))
+    }
+
+    /// The axis that `Softmax` runs over where it does not say.
+    pub fn softmax_axis(&self) -> i64 {
+        let own = self.source.model.opset_import.iter().find(|set| set.domain.is_empty() || set.domain == "ai.onnx");
+        if own.is_some_and(|set| set.version < 13) { 1 } else { -1 }
+    }
+
+    /// Counts a value of the embedding; whether there may be so many.
+    pub fn embeds(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
     }
 
     /// What is known of the value called `name`.
@@ -447,64 +380,3 @@ impl<'s> Flow<'s> {
 
 const NOT_A_VIT: &str =
     "only plain Vision Transformers, as timm and transformers define them and torch.onnx exports them, can be imported";
-
-/// What an operation computes; it gets its number when it is defined.
-pub(super) fn made(shape: &[usize]) -> Term {
-    Term { base: Base::Value(usize::MAX), factor: 1.0, view: View::whole(shape), integer: false }
-}
-
-fn term(constant: Constant) -> Term {
-    match constant {
-        Constant::Stored(tensor) => {
-            let view = View::whole(tensor.shape());
-            Term { base: Base::Stored(Rc::new(tensor)), factor: 1.0, view, integer: false }
-        }
-        Constant::Numbers { values, shape, integer } if shape == [0] => {
-            // Nothing: what reshapes to a single number read.
-            Term { base: Base::Numbers(Rc::new(values)), factor: 1.0, view: View::none(), integer }
-        }
-        Constant::Numbers { values, shape, integer } => Term::numbers(values, &shape, integer),
-        Constant::Uniform { value, shape, integer } => Term::uniform(value, &shape, integer),
-        Constant::Other(_) => Term::numbers(vec![f64::NAN], &[], false),
-    }
-}
-
-pub(super) fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
-    node.attribute.iter().find(|attribute| attribute.name == name)
-}
-
-pub(super) fn int(node: &NodeProto, name: &str) -> Option<i64> {
-    attribute(node, name).map(|attribute| attribute.i)
-}
-
-pub(super) fn float(node: &NodeProto, name: &str) -> Option<f64> {
-    attribute(node, name).map(|attribute| shortest(attribute.f))
-}
-
-pub(super) fn text<'n>(node: &'n NodeProto, name: &str) -> Option<&'n [u8]> {
-    attribute(node, name).map(|attribute| attribute.s.as_slice())
-}
-
-/// Integers: an attribute, or an input since some version of the operator.
-pub(super) fn ints(node: &NodeProto, name: &str, input: Option<&Term>) -> Option<Vec<i64>> {
-    if let Some(term) = input {
-        return term.values().map(|values| values.into_iter().map(|v| v as i64).collect());
-    }
-    attribute(node, name).filter(|a| a.r#type != AttributeType::Int as i32).map(|attribute| attribute.ints.clone())
-}
-
-/// The number whose f32 this is: 1e-6, not 9.99999997e-7.
-pub(super) fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
-
-/// An axis counted from the end if it is negative.
-pub(super) fn axis(axis: i64, rank: usize) -> Option<usize> {
-    let rank = i64::try_from(rank).ok()?;
-    usize::try_from(if axis < 0 { axis.checked_add(rank)? } else { axis }).ok().filter(|&axis| (axis as i64) < rank)
-}
-
-/// Whether elements of this type are floating-point numbers.
-pub(super) fn floating(data_type: i64) -> bool {
-    [DataType::Float, DataType::Float16, DataType::Bfloat16, DataType::Double].iter().any(|t| *t as i64 == data_type)
-}

@@ -1,14 +1,18 @@
 //! Operators that compute: on constants their result, on anything else its shape.
 
-use super::flow::{Term, attribute, axis, int, ints, made};
+use super::node::{attribute, axis, int, ints};
 use super::source::{MOST_NUMBERS, elements};
+use super::term::{Term, made};
 use super::view::{View, broadcast};
 use crate::onnx::proto::NodeProto;
 
 /// What `node` makes of `inputs`. Errors: why that is not known.
 pub(super) fn computed(node: &NodeProto, inputs: &[Option<Term>]) -> Result<Term, String> {
     let input = |at: usize| inputs.get(at).and_then(Option::as_ref);
-    let odd = || "its operands do not fit it, or each other".to_owned();
+    let odd = || {
+        let shapes: Vec<_> = inputs.iter().flatten().map(|term| format!("{:?}", term.shape())).collect();
+        format!("its operands, of shapes {}, do not fit it, or each other", shapes.join(", "))
+    };
     let x = input(0);
     let term = match node.op_type.as_str() {
         "Shape" => shape(node, x),

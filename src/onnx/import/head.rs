@@ -1,8 +1,10 @@
 //! From logits back to the tokens they are computed from.
 
-use super::flow::{Flow, Term, axis, int};
+use super::flow::Flow;
 use super::fold::reduced;
 use super::layers::{Linear, Norm, near};
+use super::node::{axis, int};
+use super::term::Term;
 use super::view::View;
 use crate::Result;
 

@@ -1,8 +1,10 @@
 //! Layers, found from their output backwards: linear layers, layer norms and non-linearities, however they are spelt.
 
-use super::flow::{Base, Flow, Term, axis, float, int, shortest};
+use super::flow::Flow;
 use super::fold::reduced;
 use super::moves::is;
+use super::node::{axis, float, int, shortest};
+use super::term::{Base, Term};
 use super::view::View;
 use crate::Result;
 use crate::model::Activation;

@@ -12,9 +12,11 @@ mod fold;
 mod head;
 mod layers;
 mod moves;
+mod node;
 mod open;
 mod source;
 mod tensors;
+mod term;
 mod view;
 
 use crate::data::Preprocess;
@@ -23,11 +25,13 @@ use crate::weights::{Arrangement, Checkpoint, PositionLayout, PositionResize, ma
 use crate::{Error, Result};
 use block::Block;
 use embed::{Embedding, Patches, Tokens};
-use flow::{Flow, Term};
+use flow::Flow;
 use head::{Head, Pool};
 use source::Source;
 use std::path::Path;
+use std::slice::from_ref;
 use tensors::Tensors;
+use term::Term;
 
 /// What an ONNX file holds of a model.
 pub(crate) struct Imported {
@@ -179,9 +183,11 @@ impl Vit<'_, '_> {
         let norms = self.blocks.iter().flat_map(|block| [&block.norm1, &block.norm2]);
         let norm_eps = first.norm1.eps;
         if let Some(other) = norms.chain(norm).chain(fc_norm).chain(pre_norm).find(|other| other.eps != norm_eps) {
-            let problem =
-                format!("ε {} where the first norm has {norm_eps}: models with several are not supported", other.eps);
-            return Err(self.flow.unlike(&other.input, &problem));
+            let problem = format!(
+                "has layer norms with ε of {:e} and {norm_eps:e}; models whose norms differ are not supported",
+                other.eps
+            );
+            return Err(self.refuse(problem));
         }
         for (index, block) in self.blocks.iter().enumerate() {
             let shape = |block: &Block| {
@@ -231,9 +237,9 @@ impl Vit<'_, '_> {
 
     fn embed(&self, tensors: &mut Tensors, patches: &Patches, lead: &Lead, spec: &ModelSpec) -> Result<Arrangement> {
         let d = spec.width;
-        tensors.add("patch_embed.proj.weight", patches.weight.shape(), &[patches.weight.clone()])?;
+        tensors.add("patch_embed.proj.weight", patches.weight.shape(), from_ref(&patches.weight))?;
         if let Some(bias) = &patches.bias {
-            tensors.add("patch_embed.proj.bias", vec![d], &[bias.clone()])?;
+            tensors.add("patch_embed.proj.bias", vec![d], from_ref(bias))?;
         }
         let class = usize::from(spec.class_token);
         let extra = &lead.rows[class..];
@@ -263,8 +269,9 @@ impl Vit<'_, '_> {
                 Some(layout)
             }
             _ => {
-                return Err(self
-                    .refuse("has a position embedding for some register tokens or no patches, which is not supported"));
+                return Err(self.refuse(
+                    "has a position embedding for some register tokens or no patches, which is not supported",
+                ));
             }
         };
         if let Some(norm) = &self.embedding.pre_norm {
@@ -293,7 +300,7 @@ impl Vit<'_, '_> {
             tensors.linear(&name("mlp.fc2"), &block.fc2, hidden, proj_bias)?;
             for (part, scale) in [("ls1.gamma", &block.scale1), ("ls2.gamma", &block.scale2)] {
                 if let Some(scale) = scale {
-                    tensors.add(&name(part), vec![d], &[scale.clone()])?;
+                    tensors.add(&name(part), vec![d], from_ref(scale))?;
                 }
             }
         }

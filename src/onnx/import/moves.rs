@@ -1,6 +1,7 @@
 //! Operators that only move elements about.
 
-use super::flow::{Term, attribute, axis, floating, int, ints, made, text};
+use super::node::{axis, floating, int, ints, text};
+use super::term::{Term, made};
 use super::view::View;
 use crate::onnx::proto::NodeProto;
 
@@ -11,7 +12,7 @@ pub(super) fn moved(node: &NodeProto, inputs: &[Option<Term>]) -> Option<Terms> 
     let moved = match node.op_type.as_str() {
         "Identity" | "Dropout" => same(node, inputs),
         "Cast" => return cast(node, inputs),
-        "CastLike" => same(node, inputs),
+        "CastLike" => cast_like(inputs),
         "Reshape" => reshape(node, inputs),
         "Flatten" => flatten(node, inputs),
         "Transpose" => transpose(node, inputs),
@@ -60,6 +61,12 @@ fn cast(node: &NodeProto, inputs: &[Option<Term>]) -> Option<Terms> {
         _ => Err("it converts between integers and fractions".into()),
     };
     Some(cast.map(|term| vec![term]))
+}
+
+/// A number to the width of another; never between integers and fractions.
+fn cast_like(inputs: &[Option<Term>]) -> Option<Term> {
+    let (x, like) = (input(inputs, 0)?, input(inputs, 1)?);
+    (x.integer == like.integer).then(|| x.clone())
 }
 
 fn reshape(node: &NodeProto, inputs: &[Option<Term>]) -> Option<Term> {
@@ -207,9 +214,10 @@ fn split(node: &NodeProto, inputs: &[Option<Term>]) -> Option<Vec<Term>> {
     let sizes = match ints(node, "split", input(inputs, 1)) {
         Some(sizes) => sizes.into_iter().map(|n| usize::try_from(n).ok()).collect::<Option<Vec<_>>>()?,
         None if input(inputs, 1).is_none() => {
-            let parts = attribute(node, "num_outputs").map_or(node.output.len(), |a| a.i as usize);
-            let size = shape[at].div_ceil(parts.max(1)).max(1);
-            (0..shape[at]).step_by(size).map(|from| size.min(shape[at] - from)).collect()
+            let parts = node.output.len();
+            let size = shape[at].div_ceil(parts.max(1));
+            let part = |i: usize| shape[at].saturating_sub(i.saturating_mul(size)).min(size);
+            (0..parts).map(part).collect()
         }
         None => return None,
     };

@@ -1,12 +1,13 @@
 //! The tensors of an import: in the file's memory where they lie there as they are used, else copied.
 
 use super::block::Rows;
-use super::flow::{Base, Term};
 use super::layers::{Linear, Norm};
 use super::source::Source;
+use super::term::{Base, Term};
 use crate::weights::{Checkpoint, DType, TensorRef, WeightFile, malformed};
 use crate::{Error, Result};
 use std::path::PathBuf;
+use std::slice::from_ref;
 
 /// What is copied besides tensors of the file: zeros for biases that one of several layers lacks.
 const SPARE: usize = 1 << 20;
@@ -78,8 +79,8 @@ impl Tensors {
     }
 
     pub fn norm(&mut self, name: &str, norm: &Norm, width: usize) -> Result<()> {
-        self.add(&format!("{name}.weight"), vec![width], &[norm.weight.clone()])?;
-        self.add(&format!("{name}.bias"), vec![width], &[norm.bias.clone()])
+        self.add(&format!("{name}.weight"), vec![width], from_ref(&norm.weight))?;
+        self.add(&format!("{name}.bias"), vec![width], from_ref(&norm.bias))
     }
 
     /// A linear layer of `columns`, with a bias, zero if it has none, if `bias`.

@@ -31,6 +31,11 @@ impl View {
         View { start: 0, axes }
     }
 
+    /// As [`View::whole`], of a shape that may be none.
+    pub fn checked(shape: &[usize]) -> Option<Self> {
+        elements(shape).map(|_| View::whole(shape))
+    }
+
     /// No elements: an empty list.
     pub fn none() -> Self {
         View { start: 0, axes: vec![vec![Run { count: 0, step: 1 }]] }
