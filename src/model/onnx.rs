@@ -44,7 +44,7 @@ pub(super) fn open(path: &Path, options: &LoadOptions) -> Result<Model> {
 /// its images, for graphs that leave it open. Returns what was written, opened.
 ///
 /// # Errors
-/// Those of [`Model::open`]; [`Error::Options`] when there is no ONNX file at `path`, [`Error::Io`] when `folder` cannot be written.
+/// Those of [`Model::open`]; [`Error::Options`] when there is no ONNX file at `path`, or `folder` is where it lies; [`Error::Io`] when `folder` cannot be written.
 pub fn import_onnx(path: &Path, folder: &Path, image: Option<[usize; 2]>) -> Result<Model> {
     let path = locate(path).ok_or_else(|| {
         Error::Options(format!("{}: there is no ONNX file to import; give a file that ends in .onnx", path.display()))
@@ -54,6 +54,17 @@ pub fn import_onnx(path: &Path, folder: &Path, image: Option<[usize; 2]>) -> Res
     // At its own size: `image` fills in what the graph leaves open, and is not a size to run at.
     let model = assemble(&path, imported, &LoadOptions::default())?;
     fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+    let here = path.parent().filter(|here| !here.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let (Ok(here), Ok(there)) = (here.canonicalize(), folder.canonicalize())
+        && here == there
+    {
+        // The `config.json` there may say how images are prepared.
+        let problem = format!(
+            "{}: the ONNX file is in this folder, whose config.json would be replaced; give another",
+            folder.display()
+        );
+        return Err(Error::Options(problem));
+    }
     let own = Own::of(&model.spec, &arrangement, model.preprocess.clone(), model.class_names.clone());
     let config = own::config(&own, &Parts::new(&checkpoint)?, &model.spec, &arrangement);
     let tensors = checkpoint.tensors().map(|tensor| (tensor.name().to_owned(), Stored(tensor)));

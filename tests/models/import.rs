@@ -202,6 +202,8 @@ fn tuning_from_onnx_is_tuning_from_the_checkpoint() {
         let found = tune(&at(model), "onnx.safetensors");
         assert_eq!(found, expected);
     }
+    let beside = import_onnx(Path::new(&at("model/vit.onnx")), Path::new(&at("model")), None);
+    assert!(beside.unwrap_err().is_usage());
     success(&["import", "--model", &at("model/vit.onnx"), "--out", &at("imported")]);
     assert_eq!(tune(&at("imported"), "imported.safetensors"), expected);
     assert!(success(&["inspect", &at("model/vit.onnx")]).contains("ONNX"));
