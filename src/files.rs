@@ -1,6 +1,7 @@
 //! Files are replaced whole or not at all.
 
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,20 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
         let mut writer = BufWriter::with_capacity(1 << 16, File::create(temporary)?);
         fill(&mut writer)?;
         writer.into_inner().map_err(|e| e.into_error()).map(drop)
+    })
+}
+
+/// Writes tensors to `path`, one at a time in memory.
+pub(crate) fn write_safetensors<V: safetensors::View>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, V)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    replace(path, |temporary| {
+        // safetensors puts a file in place that only its owner may read; give it the permissions of any new file.
+        let permissions = File::create(temporary)?.metadata()?.permissions();
+        safetensors::serialize_to_file(tensors, metadata, temporary).map_err(|e| io::Error::other(e.to_string()))?;
+        fs::set_permissions(temporary, permissions)
     })
 }
 

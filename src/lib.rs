@@ -87,7 +87,7 @@
 //! | [`tune`] | options, job, tuner, optimizers, training checkpoints, events |
 //! | [`adapter`], [`classifier`] | what a run leaves behind, and what it is used with |
 //! | [`engine`] | what the tuner sees: images, prompts, tangents → head inputs and derivatives; natively, or on ONNX Runtime |
-//! | [`onnx`] | a classifier as an ONNX file |
+//! | [`onnx`] | a classifier as an ONNX file; a model from one |
 //! | [`encoder`], [`backend`] | the dual pass over blocks, written once; the seam to the hardware |
 //! | [`ops`], [`cpu`], `cuda` | every operation's formula and reference; its fast CPU version; the same on a GPU |
 //! | [`guess`], [`rng`] | directions y; the counter-based noise they are made of |

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// Tunes prompt tokens of a pretrained Vision Transformer with forward passes only.
 ///
 /// The backbone stays frozen and nothing is stored for a backward pass, so tuning needs about the memory of inference. Weights
-/// are safetensors files of transformers or timm models; what tuning produces is an adapter, one small safetensors file.
+/// are safetensors files of transformers or timm models, or ONNX files of them; what tuning produces is an adapter, one small safetensors file.
 #[derive(Debug, Parser)]
 #[command(
     name = "foretune",
@@ -77,6 +77,11 @@ pub(super) enum Command {
     /// A standard graph (opset 18) that any ONNX runtime loads: `pixel_values` [batch, 3, H, W] in, `logits` [batch, C] and
     /// `features` [batch, D] out. The file's metadata has class names and preprocessing.
     Export(ExportArgs),
+    /// Write the weights of an ONNX file as a checkpoint folder
+    ///
+    /// For Vision Transformers that torch.onnx, timm or optimum exported, or `foretune export` without an adapter. --model takes
+    /// such a file directly, too; from the folder, weights are mapped rather than held in memory.
+    Import(ImportArgs),
     /// Describe a model, adapter, training checkpoint or data set
     ///
     /// Prints its kind, shapes and preprocessing. A folder is taken for a model if it holds weights, else for a data set.
@@ -149,7 +154,7 @@ pub(super) enum DataCommand {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
-    /// Weights: a safetensors file, or the folder that holds model.safetensors (or its shards) and config.json
+    /// Weights: a safetensors file, an ONNX file, or the folder that holds model.safetensors (or its shards) and config.json
     #[arg(long, value_name = "PATH")]
     pub(super) model: PathBuf,
     /// Run at this image size: N, or HEIGHTxWIDTH [default: the checkpoint's]
@@ -246,7 +251,7 @@ pub(super) struct PredictArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// Weights: a safetensors file, or the folder that holds model.safetensors (or its shards) and config.json
+    /// Weights: a safetensors file, an ONNX file, or the folder that holds model.safetensors (or its shards) and config.json
     #[arg(long, value_name = "PATH")]
     pub(super) model: PathBuf,
     /// Tuned prompts and head; without it the checkpoint's own classifier is exported
@@ -267,6 +272,19 @@ pub(super) struct ExportArgs {
     /// Attention heads, for weights without config.json whose width does not tell
     #[arg(long, value_name = "N", value_parser = count(1..=4096))]
     pub(super) heads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The ONNX file
+    #[arg(long, value_name = "FILE")]
+    pub(super) model: PathBuf,
+    /// Folder to write model.safetensors and config.json into
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
+    /// Size of its images, N or HEIGHTxWIDTH, for a graph that takes any and does not tell by its position embedding
+    #[arg(long, value_name = "N|HxW", value_parser = image_size)]
+    pub(super) image_size: Option<[usize; 2]>,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,8 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, ExportArgs, Global, ModelArgs, PredictArgs, SelftestArgs,
-    SynthArgs,
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, ExportArgs, Global, ImportArgs, ModelArgs, PredictArgs,
+    SelftestArgs, SynthArgs,
 };
 use super::bench::BenchArgs;
 use super::compare::CompareJob;
@@ -25,6 +25,7 @@ pub(super) enum Job {
     Eval(EvalJob),
     Predict(PredictJob),
     Export(ExportArgs),
+    Import(ImportArgs),
     Inspect(PathBuf),
     Verify(DataSource),
     Corrupt(CorruptJob),
@@ -109,6 +110,7 @@ impl Job {
             Command::Eval(args) => Job::Eval(EvalJob::new(args)?),
             Command::Predict(args) => Job::Predict(PredictJob::new(args)?),
             Command::Export(args) => Job::Export(args),
+            Command::Import(args) => Job::Import(args),
             Command::Inspect { path } => Job::Inspect(path),
             Command::Data(DataCommand::Verify { data }) => Job::Verify(DataSource::new(data)?),
             Command::Corrupt(args) => Job::Corrupt(CorruptJob::new(args)?),

@@ -15,6 +15,7 @@ mod run_demo;
 mod run_doctor;
 mod run_eval;
 mod run_export;
+mod run_import;
 mod run_inspect;
 mod run_plan;
 mod run_predict;
@@ -80,6 +81,7 @@ fn run(job: Job, global: &Global) -> Result<bool> {
         Job::Eval(job) => run_eval::run(&job, global).map(|()| true),
         Job::Predict(job) => run_predict::run(&job, global),
         Job::Export(args) => run_export::run(&args, global).map(|()| true),
+        Job::Import(args) => run_import::run(&args, global).map(|()| true),
         Job::Inspect(path) => run_inspect::run(&path, global).map(|()| true),
         Job::Verify(source) => run_verify::run(&source, global),
         Job::Corrupt(job) => run_corrupt::run(&job, global),

@@ -187,7 +187,7 @@ fn guess_format(path: &Path) -> Format {
 
 /// Whether a folder is a model's: weights lie directly in it.
 fn holds_weights(folder: &Path) -> bool {
-    holds(folder, &[".safetensors", ".safetensors.index.json"])
+    holds(folder, &[".safetensors", ".safetensors.index.json", ".onnx"])
 }
 
 /// Whether a file whose name ends in one of `endings` lies directly in `folder`.

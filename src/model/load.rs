@@ -3,7 +3,8 @@
 use super::companions::{Companion, Companions};
 use super::describe::{self, Described};
 use super::fields::{self, Fields};
-use super::{Head, ModelSpec, labels, position, preprocessing, timm, transformers};
+use super::own::Own;
+use super::{Head, ModelSpec, labels, onnx, position, preprocessing, timm, transformers};
 use crate::data::Preprocess;
 use crate::weights::{Checkpoint, Element, Facts, Layout, Parts, VitRef, assemble};
 use crate::{Error, Result};
@@ -28,6 +29,8 @@ pub enum Family {
     Dinov2Registers,
     /// Any timm ViT.
     Timm,
+    /// The graph of an ONNX file.
+    Onnx,
 }
 
 impl fmt::Display for Family {
@@ -38,6 +41,7 @@ impl fmt::Display for Family {
             Family::Dinov2 => "transformers DINOv2",
             Family::Dinov2Registers => "transformers DINOv2 with registers",
             Family::Timm => "timm ViT",
+            Family::Onnx => "ViT of an ONNX graph",
         })
     }
 }
@@ -70,13 +74,18 @@ pub struct Model {
 
 impl Model {
     /// Opens a folder, a safetensors file or a shard index, with the `config.json`, `preprocessor_config.json` and
-    /// `labels.txt` beside it as far as they exist.
+    /// `labels.txt` beside it as far as they exist; or an ONNX file (`.onnx`, or the only one in a folder without
+    /// safetensors), whose graph says everything but preprocessing and class names.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Checkpoint`], [`Error::Tensor`] and [`Error::Config`] about files that are unreadable,
-    /// damaged, or do not belong together; [`Error::Options`] when `options` do not fit or must say more.
+    /// damaged, or do not belong together, and about graphs that are no plain Vision Transformer; [`Error::Options`] when
+    /// `options` do not fit or must say more.
     pub fn open(path: &Path, options: &LoadOptions) -> Result<Self> {
-        Self::from_checkpoint(&Checkpoint::open(path)?, options)
+        match onnx::locate(path) {
+            Some(path) => onnx::open(&path, options),
+            None => Self::from_checkpoint(&Checkpoint::open(path)?, options),
+        }
     }
 
     /// As [`open`](Self::open), for a checkpoint that is already open.
@@ -107,12 +116,26 @@ impl Model {
         let config = beside.config.as_ref().zip(map.as_ref()).map(|(config, map)| Fields::new(&config.path, map));
         let parts = Parts::new(checkpoint)?;
         let facts = Facts::new(&parts)?;
-        let (described, preprocess, names) = match parts.layout() {
-            Layout::Transformers => Self::transformers(&parts, &facts, config.as_ref(), beside, options)?,
-            Layout::Timm => Self::timm(&parts, &facts, config.as_ref(), options)?,
+        let own = config.as_ref().map(Own::read).transpose()?.flatten();
+        let (described, preprocess, names) = match (own, parts.layout()) {
+            (Some(own), _) => Self::own(own, &parts, &facts, config.map_or(checkpoint.path(), |c| c.path()), options)?,
+            (None, Layout::Transformers) => Self::transformers(&parts, &facts, config.as_ref(), beside, options)?,
+            (None, Layout::Timm) => Self::timm(&parts, &facts, config.as_ref(), options)?,
         };
-        let Described { family, spec, arrangement } = described;
         let described_by = config.map_or(checkpoint.path(), |c| c.path());
+        Self::finish(&parts, described, described_by, preprocess, names, beside)
+    }
+
+    /// The model that was `described`, its tensors in their places.
+    pub(super) fn finish(
+        parts: &Parts,
+        described: Described,
+        described_by: &Path,
+        preprocess: Preprocess,
+        names: Option<Vec<String>>,
+        beside: &Companions,
+    ) -> Result<Self> {
+        let Described { family, spec, arrangement } = described;
         let [rows, columns] = spec.grid();
         if rows == 0 || columns == 0 || rows.saturating_mul(columns) > MAX_PATCHES {
             let problem = format!(
@@ -121,13 +144,24 @@ impl Model {
             );
             return Err(fields::config(described_by, problem));
         }
-        let vit = assemble(&parts, &spec, &arrangement)?;
+        let vit = assemble(parts, &spec, &arrangement)?;
         let class_names = match (names, &beside.labels) {
             (None, Some(labels)) => labels::text_file(labels, spec.classes)?,
             (names, _) => names,
         };
-        let path = checkpoint.path().to_owned();
+        let path = parts.checkpoint().path().to_owned();
         Ok(Model { spec, vit, preprocess, class_names, family, path })
+    }
+
+    fn own(own: Own, parts: &Parts, facts: &Facts, path: &Path, options: &LoadOptions) -> Result<Loaded> {
+        let described = own.describe(parts, facts, path, options)?;
+        if let Some(names) = own.class_names.as_ref().filter(|names| names.len() != facts.classes) {
+            let problem =
+                format!("names {} classes, but the classifier has {}; import it again", names.len(), facts.classes);
+            return Err(fields::config(path, problem));
+        }
+        let preprocess = preprocessing::scale_to(own.preprocess, described.spec.image);
+        Ok((described, preprocess, own.class_names))
     }
 
     fn transformers(

@@ -6,6 +6,8 @@ mod fields;
 mod head;
 mod labels;
 mod load;
+mod onnx;
+mod own;
 mod position;
 mod preprocessing;
 mod prompts;
@@ -16,6 +18,7 @@ mod transformers;
 
 pub use head::Head;
 pub use load::{Family, LoadOptions, Model};
+pub use onnx::import_onnx;
 pub use prompts::PromptLayout;
 pub use spec::{Activation, FinalNorm, Mlp, ModelSpec, Pooling};
 pub use synth::{SynthArch, SynthDtype, SynthNames, synthesise};

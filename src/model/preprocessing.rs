@@ -77,7 +77,7 @@ fn processor(fields: &Fields, family: Family) -> Result<Processor> {
             mean: CLIP_MEAN,
             std: CLIP_STD,
         },
-        Family::Vit | Family::Timm => Processor {
+        Family::Vit | Family::Timm | Family::Onnx => Processor {
             size: exact(224),
             square: true,
             crop: None,
@@ -178,7 +178,7 @@ pub(super) fn family_default(family: Family, image: [usize; 2]) -> Preprocess {
         Family::Dinov2 | Family::Dinov2Registers => {
             at_224(Resize::ShortSide(256), Interpolation::Bicubic, IMAGENET_MEAN, IMAGENET_STD)
         }
-        Family::Timm => at_224(Resize::ShortSide(248), Interpolation::Bicubic, HALF, HALF),
+        Family::Timm | Family::Onnx => at_224(Resize::ShortSide(248), Interpolation::Bicubic, HALF, HALF),
     };
     scale_to(preprocess, image)
 }

@@ -1,6 +1,6 @@
 //! Random checkpoints at real sizes, so that anyone can plan, measure and test without a download.
 
-use crate::files::replace;
+use crate::files::write_safetensors;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use half::slice::HalfFloatSliceExt;
@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 /// Architectures that can be synthesised, by timm's names.
@@ -161,12 +161,7 @@ pub fn synthesise(folder: &Path, arch: SynthArch, names: SynthNames, dtype: Synt
         (name, Random { shape, dtype, stream, constant })
     });
     let path = folder.join("model.safetensors");
-    replace(&path, |temporary| {
-        // safetensors puts a file in place that only its owner may read; give it the permissions of any new file.
-        let permissions = File::create(temporary)?.metadata()?.permissions();
-        safetensors::serialize_to_file(views, None, temporary).map_err(|e| std::io::Error::other(e.to_string()))?;
-        fs::set_permissions(temporary, permissions)
-    })?;
+    write_safetensors(&path, views, None)?;
     let config = serde_json::to_vec_pretty(&config(arch, names, dtype)).unwrap_or_default();
     crate::files::write_atomic(&folder.join("config.json"), |writer| writer.write_all(&config))
 }

@@ -97,6 +97,7 @@ impl Constant<'_> {
     }
 
     /// Its values as numbers. Errors: a tensor of the model cannot be read; it consists of integers.
+    #[cfg(feature = "ort")]
     pub fn values(&self) -> Result<Vec<f32>> {
         match &self.values {
             Values::Read(_, read) => read(),
@@ -335,6 +336,7 @@ impl<'m> Graph<'m> {
     }
 
     /// The sum along the last axis, which goes.
+    #[cfg(feature = "ort")]
     pub fn total(&mut self, x: &Value) -> Value {
         let axes = self.ints(&[-1]);
         self.node("ReduceSum", &[x, &axes], vec![int("keepdims", 0)])

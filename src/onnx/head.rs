@@ -5,12 +5,14 @@ use super::graph::{Element, Graph, Value, int};
 use crate::model::Head;
 
 /// What kind of head a graph has.
+#[cfg(feature = "ort")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadForm {
     Linear,
     Prototype,
 }
 
+#[cfg(feature = "ort")]
 impl From<&Head> for HeadForm {
     fn from(head: &Head) -> Self {
         match head {

@@ -117,8 +117,8 @@ pub struct TensorProto {
     #[prost(string, tag = "8")]
     pub name: String,
     /// Little-endian.
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub raw_data: prost::bytes::Bytes,
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
     /// Keys `location`, `offset` and `length` where the values are in a file of their own.

@@ -66,6 +66,7 @@ pub(super) fn is_external(constant: &Constant) -> bool {
 
 /// The model without its larger tensors, which ONNX Runtime is given beside it. They are said to be in the working folder itself:
 /// newer versions insist on a path that exists, and whatever would read this one fails. Errors: a tensor cannot be read.
+#[cfg(feature = "ort")]
 pub(super) fn without_tensors(graph: &Graph) -> Result<Vec<u8>> {
     let placed = place(graph, Some("."));
     let mut bytes = Vec::new();

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// What of a model's tensors the [`ModelSpec`] does not say.
+#[derive(Clone, Copy)]
 pub(crate) struct Arrangement {
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,

@@ -10,7 +10,7 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Tensors by name, memory-mapped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, TensorRef>,
@@ -43,8 +43,13 @@ impl Checkpoint {
     }
 
     fn collect(path: &Path, tensors: Vec<TensorRef>) -> Result<Self> {
+        Ok(Self::from_tensors(path, tensors))
+    }
+
+    /// Tensors that `path` was found to hold, each with a name of its own.
+    pub(crate) fn from_tensors(path: &Path, tensors: Vec<TensorRef>) -> Self {
         let tensors = tensors.into_iter().map(|t| (t.name().to_owned(), t)).collect();
-        Ok(Checkpoint { path: path.to_owned(), tensors })
+        Checkpoint { path: path.to_owned(), tensors }
     }
 
     fn sharded(index: &Path) -> Result<Self> {

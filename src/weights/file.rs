@@ -18,7 +18,7 @@ enum Storage {
 }
 
 /// A file's bytes and where they came from.
-pub(super) struct WeightFile {
+pub(crate) struct WeightFile {
     path: PathBuf,
     storage: Storage,
 }
@@ -26,11 +26,14 @@ pub(super) struct WeightFile {
 impl WeightFile {
     /// Maps `path`. The pages are read when tensors are; a file that is cut short by another process while it is mapped
     /// raises SIGBUS, as with every memory map.
-    pub(super) fn map(path: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn map(path: &Path) -> Result<Arc<Self>> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let meta = file.metadata().map_err(|e| Error::io("open", path, e))?;
         if !meta.is_file() {
-            return Err(malformed(path, "is not a regular file; give a .safetensors file or a folder that holds one"));
+            return Err(malformed(
+                path,
+                "is not a regular file; give a .safetensors or .onnx file, or a folder that holds one",
+            ));
         }
         if meta.len() == 0 {
             return Err(malformed(path, "is empty; fetch it again"));
@@ -41,7 +44,7 @@ impl WeightFile {
         Ok(Arc::new(WeightFile { path: path.to_owned(), storage: Storage::Mapped(mmap) }))
     }
 
-    pub(super) fn from_bytes(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn from_bytes(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(WeightFile { path: path.to_owned(), storage: Storage::Shared(Box::new(bytes)) })
     }
 
@@ -49,7 +52,7 @@ impl WeightFile {
         &self.path
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.storage {
             Storage::Mapped(mmap) => mmap,
             Storage::Shared(bytes) => (**bytes).as_ref(),
@@ -70,7 +73,7 @@ pub(crate) fn read_companion(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// An [`Error::Checkpoint`].
-pub(super) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
+pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
     Error::Checkpoint { path: path.to_owned(), problem: problem.into() }
 }
 

@@ -14,5 +14,5 @@ pub use vit::{BlockRef, LinearRef, NormRef, PositionRef, PositionResize, VectorR
 
 pub(crate) use assemble::{Arrangement, PositionLayout, assemble};
 pub(crate) use facts::Facts;
-pub(crate) use file::read_companion;
+pub(crate) use file::{WeightFile, malformed, read_companion};
 pub(crate) use names::{Layout, Parts};

@@ -101,7 +101,7 @@ pub struct TensorRef {
 
 impl TensorRef {
     /// `range` must lie within `file` and hold `shape` elements of `dtype`; the file's parser has checked both.
-    pub(super) fn new(
+    pub(crate) fn new(
         file: Arc<WeightFile>,
         name: Arc<str>,
         shape: Arc<[usize]>,
@@ -109,6 +109,14 @@ impl TensorRef {
         range: Range<usize>,
     ) -> Self {
         TensorRef { file, name, shape, dtype, range }
+    }
+
+    /// The elements from `start` on that fill `shape`, under another name. They must be there.
+    pub(crate) fn part(&self, name: &str, start: usize, shape: &[usize]) -> Self {
+        let size = self.bytes().len() / self.len().max(1);
+        let from = self.range.start + start * size;
+        let range = from..from + shape.iter().product::<usize>() * size;
+        TensorRef { file: self.file.clone(), name: name.into(), shape: shape.into(), dtype: self.dtype, range }
     }
 
     /// The name the file gives it.

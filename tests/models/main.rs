@@ -5,4 +5,6 @@ mod classifier;
 mod common;
 mod configs;
 mod hostile_checkpoints;
+mod hostile_onnx;
+mod import;
 mod open;
