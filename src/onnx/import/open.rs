@@ -42,11 +42,13 @@ pub(super) fn class_names(source: &Source) -> Result<Option<Vec<String>>> {
 /// The ways to fill in what the graph leaves open; `image` is the caller's word. Errors: a file of ours that is not a backbone.
 pub(super) fn candidates(source: &Source, image: Option<[usize; 2]>) -> Result<Vec<Open>> {
     let Some(graph) = &source.model.graph else { return Ok(Vec::new()) };
-    if ours(source) && graph.initializer.iter().any(|tensor| tensor.name.starts_with("prompts.")) {
-        return Err(malformed(
-            &source.path,
-            "holds tuned prompts: it is an exported adapter, not a backbone; use the model and the adapter that it was exported from",
-        ));
+    let tuned = [("prompts.", "tuned prompts"), ("head.center", "class prototypes")];
+    let holds = |name: &str| graph.initializer.iter().any(|tensor| tensor.name.starts_with(name));
+    if let Some((_, what)) = tuned.iter().find(|(name, _)| ours(source) && holds(name)) {
+        let problem = format!(
+            "holds {what}: it is an exported adapter, not a backbone; use the model and the adapter that it was exported from"
+        );
+        return Err(malformed(&source.path, problem));
     }
     // The last of the nodes that prepare images in our own exports.
     let last = graph.node.iter().rposition(|node| node.name.starts_with("preprocess/"));
