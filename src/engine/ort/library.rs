@@ -49,13 +49,13 @@ pub fn load(path: Option<&Path>) -> Result<Runtime> {
         };
     }
     let (path, source) = match (path, env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty())) {
-        (Some(path), _) => (Some(file_in(path)), "--ort-lib"),
-        (None, Some(path)) => (Some(file_in(Path::new(&path))), "ORT_DYLIB_PATH"),
+        (Some(path), _) => (Some(file_in(path)), ""),
+        (None, Some(path)) => (Some(file_in(Path::new(&path))), " (ORT_DYLIB_PATH)"),
         (None, None) => (None, ""),
     };
     let runtime = match path {
         Some(path) => {
-            probe(&path).map_err(|problem| Error::OnnxRuntime(format!("{} ({source}): {problem}", path.display())))?
+            probe(&path).map_err(|problem| Error::OnnxRuntime(format!("{}{source}: {problem}", path.display())))?
         }
         None => {
             // What was found and could not be used is worth more than that nothing was found.
@@ -69,7 +69,7 @@ pub fn load(path: Option<&Path>) -> Result<Runtime> {
                 Err(_) => None,
             });
             found.ok_or_else(|| Error::OnnxRuntime(problem.unwrap_or_else(|| {
-                format!("{NAME} was not found; give --ort-lib PATH or ORT_DYLIB_PATH, or install it: `pip install onnxruntime` \
+                format!("{NAME} was not found; give its path (--ort-lib, ort_lib) or set ORT_DYLIB_PATH, or install it: `pip install onnxruntime` \
                          brings it within the package, onnxruntime/capi; GitHub's microsoft/onnxruntime has it by itself")
             })))?
         }
