@@ -4,10 +4,11 @@
 
 use crate::{Error, Result};
 use libloading::{Library, Symbol};
+use ort::environment::Environment;
 use std::env;
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Minor version of the oldest ONNX Runtime that works: `ort` is built for its API, and nothing older has been tried.
 pub const OLDEST: u32 = ort::MINOR_VERSION;
@@ -91,11 +92,12 @@ fn start(runtime: &Runtime) -> Result<()> {
             _ => log::trace!("ONNX Runtime: {message}"),
         }
     };
-    builder.with_name("foretune").with_telemetry(false).with_logger(std::sync::Arc::new(logger)).commit();
+    builder.with_name("foretune").with_telemetry(false).with_logger(Arc::new(logger)).commit();
     // Kept for good: `ort` would release it when the process ends, after what 1.22 and others need for that is gone, which is a
     // crash (pykeio/ort, issue 609).
-    let environment = ort::environment::Environment::current().map_err(|error| super::failed("start", &error))?;
-    std::mem::forget(environment);
+    static KEPT: OnceLock<Arc<Environment>> = OnceLock::new();
+    let environment = Environment::current().map_err(|error| super::failed("start", &error))?;
+    KEPT.get_or_init(|| environment);
     Ok(())
 }
 
