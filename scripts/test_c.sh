@@ -11,12 +11,17 @@ out=$(cd "$out" && pwd)
 prefix=$out/prefix checked=$out/checked
 model=tests/golden/timm_gap
 has() { command -v "$1" >/dev/null || { echo "SKIPPED: no $1"; return 1; }; }
+# Runs what must write nothing to stderr.
+silent() {
+    "$@" 2>"$out/stderr" || { cat "$out/stderr" >&2; return 1; }
+    [[ ! -s $out/stderr ]] || { echo "$1 writes to stderr:"; cat "$out/stderr"; return 1; } >&2
+}
 
 # As it ships, and with the panics that tests inject.
 export FORETUNE_PROFILE=tests
 rm -rf "$prefix" "$checked"
 scripts/install_c.sh "$prefix"
-scripts/install_c.sh "$checked" --features fault-injection
+scripts/install_c.sh "$checked" --features fault-injection --library-type cdylib
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 
 echo '--- headers alone, in every compiler'
@@ -47,7 +52,7 @@ flags=(-std=c11 -D_POSIX_C_SOURCE=200809L -g -O1 -Wall -Wextra -Wpedantic -Werro
 # Valgrind takes minutes to read the library's own line tables.
 strip "$checked/lib/libforetune.so"
 link=(-L"$checked/lib" -lforetune "-Wl,-rpath,$checked/lib" -lm -lpthread -ldl)
-for test in session threads dataset cuda; do
+for test in session threads dataset cuda onnx; do
     gcc "${flags[@]}" "ffi/tests/c/$test.c" -o "$out/$test" "${link[@]}"
     gcc "${flags[@]}" -fsanitize=address,undefined -fno-sanitize-recover=all "ffi/tests/c/$test.c" -o "$out/$test.asan" "${link[@]}"
 done
@@ -58,6 +63,12 @@ mkdir -p "$out/scratch"
 SLOW=1 "$out/session.asan" "$model" "$out/scratch"
 SLOW=1 "$out/threads.asan" "$model"
 "$out/reload" "$library" "$model"
+silent "$out/onnx" "$model" "$out/scratch" >"$out/onnx.log" || { cat "$out/onnx.log"; exit 1; }
+cat "$out/onnx.log"
+ort=$(grep -q '^SKIPPED' "$out/onnx.log" || echo ort)
+SLOW=1 silent "$out/onnx.asan" "$model" "$out/scratch"
+# Also where it is unloaded before the process ends.
+[[ -z $ort ]] || silent "$out/reload" "$library" "$model" ort
 bash tests/emulator/build.sh target/emulator
 # The emulator keeps its contexts for good.
 EMULATED=1 ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=target/emulator "$out/cuda.asan" "$model"
@@ -95,6 +106,12 @@ run tune --model models/demo --data "$out/demo/shifted" --format cub --out "$out
     --seed 3 --eval-every 4 --no-eval --quiet
 "$out/dataset.asan" models/demo "$out/demo/shifted" "$out/dataset.safetensors"
 cmp "$out/cli.safetensors" "$out/dataset.safetensors"
+if [[ -n $ort ]]; then
+    run tune --model models/demo --data "$out/demo/shifted" --format cub --out "$out/cli-ort.safetensors" --steps 6 --batch 8 --insert-at 2 \
+        --seed 3 --eval-every 4 --no-eval --quiet --engine ort
+    ENGINE=ort silent "$out/dataset.asan" models/demo "$out/demo/shifted" "$out/dataset-ort.safetensors"
+    cmp "$out/cli-ort.safetensors" "$out/dataset-ort.safetensors"
+fi
 rm -f "$out/stopped.ckpt"
 "$out/dataset" models/demo "$out/demo/shifted" "$out/resumed.safetensors" 3 "$out/stopped.ckpt"
 cmp "$out/cli.safetensors" "$out/resumed.safetensors"
