@@ -1,7 +1,7 @@
 //! Every operation of the backend: arguments checked, kernels launched by the file of the operation's name.
 
 use super::memory::{Buffer, DeviceArena};
-use super::{CudaBackend, Matrix, Precision, Recording, Vector, image_len, lock};
+use super::{CudaBackend, Matrix, Precision, Recording, Vector, lock};
 use super::{activation, attention, attention_vjp, embed, linear, loss, noise, norm, replay, residual};
 use crate::Result;
 use crate::backend::{At, Backend, Heads, Linear, Needs, Norm, PatchGrid, Rows};
@@ -62,7 +62,7 @@ impl Backend for CudaBackend {
 
     fn reserve_scratch(&self, spec: &ModelSpec, tokens: usize, _tangents: usize) -> Result<()> {
         lock(&self.rows).reserve(&self.device, self.arena.as_ref(), tokens)?;
-        self.through_window(image_len(spec), |_| Ok(()))
+        self.through_window(spec.image_len(), |_| Ok(()))
     }
 
     fn begin_weights(&self, model: &Model) -> Result<()> {

@@ -117,11 +117,7 @@ pub fn element_size(precision: Precision) -> usize {
 /// Bytes of device memory that a backend needs besides weights and buffers, in passes over `tokens` tokens: lists of tokens, and
 /// what passes between host and device goes through.
 pub fn overhead_bytes(spec: &ModelSpec, tokens: usize) -> usize {
-    RowTables::bytes(tokens) + Window::bytes(image_len(spec))
-}
-
-fn image_len(spec: &ModelSpec) -> usize {
-    spec.channels * spec.image[0] * spec.image[1]
+    RowTables::bytes(tokens) + Window::bytes(spec.image_len())
 }
 
 /// A GPU. Values on the host are f32.

@@ -1,9 +1,10 @@
 //! How a pass begins: with images, or with what the block ahead of which prompts enter reads of them.
 
+use super::Encoder;
 use super::layout::{Chunks, Geometry};
-use super::{Encoder, expect};
+use super::limits::expect;
+use crate::Result;
 use crate::backend::{At, Backend, PatchGrid};
-use crate::{Error, Result};
 
 /// What a pass begins with.
 #[derive(Clone, Copy, Debug)]
@@ -17,16 +18,15 @@ pub enum Input<'a, T> {
 impl<B: Backend> Encoder<B> {
     /// Values of one image.
     pub fn image_len(&self) -> usize {
-        let spec = &self.weights.spec;
-        spec.channels * spec.image[0] * spec.image[1]
+        self.spec().image_len()
     }
 
     /// What block ℓ reads of `images` `[B, c, H, W]`, prompts left out: `out` `[B, T−p, d]`, tokens in the model's order. A pass
     /// over [`Input::Prefix`] of it has the bits of one over the images, with prompts and without. Errors: ℓ is 0, or as
     /// [`Encoder::dual`].
     pub fn prefix(&mut self, images: &[B::Elem], out: &mut [B::Elem]) -> Result<()> {
-        let examples = self.count(Input::Images(images))?;
-        let len = self.input_len(Input::Prefix(&[]))?;
+        let examples = self.limits().count(Input::Images(images))?;
+        let len = self.limits().input_len(Input::<B::Elem>::Prefix(&[]))?;
         expect("prefix", examples * len, out.len())?;
         let chunks = self.chunks(self.prompts, examples, 0);
         let first = self.begin(&chunks, Input::Images(images))?;
@@ -39,41 +39,9 @@ impl<B: Backend> Encoder<B> {
         Ok(())
     }
 
-    /// Values of one example of an input of this kind. Errors: prompts enter ahead of block 0, so that there is no prefix.
-    fn input_len(&self, input: Input<B::Elem>) -> Result<usize> {
-        match input {
-            Input::Images(_) => Ok(self.image_len()),
-            Input::Prefix(_) if self.prompts.insert_at > 0 => Ok(self.spec().prefix_len()),
-            Input::Prefix(_) => Err(Error::Shape {
-                what: "block ahead of which prompts enter, for a pass that begins there",
-                expected: "1 or more".into(),
-                found: "0".into(),
-            }),
-        }
-    }
-
-    /// Examples of an input that fits.
-    pub(crate) fn count(&self, input: Input<B::Elem>) -> Result<usize> {
-        let (what, values) = match input {
-            Input::Images(values) => ("images", values.len()),
-            Input::Prefix(values) => ("prefix", values.len()),
-        };
-        let len = self.input_len(input)?;
-        let examples = values / len;
-        expect(what, examples * len, values)?;
-        if examples == 0 || examples > self.most_examples {
-            return Err(Error::Shape {
-                what: "examples of a pass",
-                expected: format!("1..={}", self.most_examples),
-                found: examples.to_string(),
-            });
-        }
-        Ok(examples)
-    }
-
     /// Puts the input where the first block reads it, prompt rows left as they are; that block.
     pub(super) fn begin(&mut self, chunks: &Chunks, input: Input<B::Elem>) -> Result<usize> {
-        let most = self.chunk * self.input_len(input)?;
+        let most = self.chunk * self.limits().input_len(input)?;
         let (values, first) = match input {
             Input::Images(values) => (values, 0),
             Input::Prefix(values) => (values, self.prompts.insert_at),

@@ -13,6 +13,7 @@ mod blocks;
 mod flops;
 mod input;
 mod layout;
+mod limits;
 mod pullback;
 mod sizes;
 mod vjp;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use flops::{Flops, attention_flops};
 pub use input::Input;
+pub(crate) use limits::{Limits, expect};
 pub use pullback::{Cotangents, TokenSink};
 pub use sizes::Sizes;
 pub use vjp::{HeadGradient, tape_needs};
@@ -160,6 +162,12 @@ impl<B: Backend> Encoder<B> {
         self.most_tangents
     }
 
+    /// What a pass may be.
+    fn limits(&self) -> Limits<'_> {
+        let Encoder { prompts, most_examples, most_tangents, .. } = *self;
+        Limits { spec: self.spec(), layout: prompts, examples: most_examples, tangents: most_tangents }
+    }
+
     /// Dual pass: head inputs `[1+K, B, D]`, plane 0 primal. `tangents` is asked once per prompt set, in order. Errors:
     /// shapes that do not fit, or the device's own.
     pub fn dual(
@@ -169,7 +177,7 @@ impl<B: Backend> Encoder<B> {
         head_input: &mut [B::Elem],
     ) -> Result<()> {
         let (width, planes) = (self.spec().head_width(), 1 + pass.tangents);
-        let examples = self.count(pass.input)?;
+        let examples = self.limits().count(pass.input)?;
         expect("head inputs", planes * examples * width, head_input.len())?;
         self.run(pass, tangents, |this, c, g| {
             let len = g.examples * width;
@@ -194,19 +202,13 @@ impl<B: Backend> Encoder<B> {
         labels: &[u32],
         judged: &mut Judged<B::Elem>,
     ) -> Result<()> {
-        self.judgeable(pass.input, head, labels)?;
+        self.limits().judgeable(pass.input, head, labels)?;
         judged.clear();
         let count = pass.tangents;
         self.run(pass, tangents, |this, c, g| {
             let labels = &labels[c * this.chunk..][..g.examples];
             this.backend.judge(head, labels, count, &this.head_input, &mut this.work, judged)
         })
-    }
-
-    /// Errors: labels or head do not fit a pass over `input`.
-    pub(crate) fn judgeable(&self, input: Input<B::Elem>, head: &Head, labels: &[u32]) -> Result<()> {
-        expect("labels", self.count(input)?, labels.len())?;
-        expect("columns of the head", self.spec().head_width(), head.width())
     }
 
     /// A pass; `each` finds the head inputs of a chunk, its number and rows given, in `head_input`.
@@ -216,7 +218,7 @@ impl<B: Backend> Encoder<B> {
         tangents: &mut TangentSource<B::Elem>,
         mut each: impl FnMut(&mut Self, usize, &Geometry) -> Result<()>,
     ) -> Result<()> {
-        let examples = self.examples(&pass)?;
+        let examples = self.limits().examples(&pass)?;
         let chunks = self.chunks(self.layout(&pass), examples, pass.tangents);
         let first = self.begin(&chunks, pass.input)?;
         let range = first..self.spec().depth;
@@ -232,25 +234,6 @@ impl<B: Backend> Encoder<B> {
     /// Forward pass without tangents: head inputs `[B, D]`.
     pub fn forward(&mut self, input: Input<B::Elem>, prompts: &[B::Elem], head_input: &mut [B::Elem]) -> Result<()> {
         self.dual(Pass { input, prompts, tangents: 0 }, &mut |_, _| Ok(()), head_input)
-    }
-
-    /// Examples of a pass that fits.
-    pub(crate) fn examples(&self, pass: &Pass<B::Elem>) -> Result<usize> {
-        let examples = self.count(pass.input)?;
-        let layout = self.layout(pass);
-        expect("prompts", layout.parameters(self.spec()), pass.prompts.len())?;
-        if pass.tangents > self.most_tangents || (pass.tangents > 0 && layout.prompts == 0) {
-            return Err(Error::Shape {
-                what: "tangents of a pass",
-                expected: if layout.prompts == 0 {
-                    "0, as there are no prompts".to_owned()
-                } else {
-                    format!("0..={}", self.most_tangents)
-                },
-                found: pass.tangents.to_string(),
-            });
-        }
-        Ok(examples)
     }
 
     /// The placement in force.
@@ -336,11 +319,4 @@ impl<B: Backend> Encoder<B> {
     fn norm_before_pool(&self) -> bool {
         matches!(self.spec().final_norm, FinalNorm::BeforePool | FinalNorm::Both)
     }
-}
-
-fn expect(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(Error::Shape { what, expected: format!("{expected} values"), found: format!("{found} values") })
 }

@@ -102,7 +102,7 @@ impl<B: Backend> Encoder<B> {
     /// Row sets of a pass whose examples all go through a block at once.
     pub(super) fn whole(&mut self, input: Input<B::Elem>, prompts: &[B::Elem]) -> Result<Arc<Geometry>> {
         let pass = Pass { input, prompts, tangents: 0 };
-        let examples = self.examples(&pass)?;
+        let examples = self.limits().examples(&pass)?;
         if self.x.len() > 1 {
             let expected = format!("an engine for {} examples, all of which go through a block at once", self.chunk);
             let found = format!("one for {}", self.most_examples);

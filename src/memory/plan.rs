@@ -158,7 +158,7 @@ fn lines(job: Planned, micro_batch: usize, tangents: usize, decode: DecodeOption
     let [m, k, d] = [micro_batch, tangents, spec.width].map(|n| n as u64);
     let [batch, width, classes] = [options.batch, spec.head_width(), classes].map(|n| n as u64);
     let sizes = Sizes::new(spec, layout, micro_batch, tangents);
-    let image = (spec.channels * spec.image[0] * spec.image[1]) as u64;
+    let image = spec.image_len() as u64;
     let parameters = layout.parameters(spec) as u64;
     let head = classes * (width + 1);
     let trained = options.head == HeadKind::Linear;

@@ -116,6 +116,11 @@ impl ModelSpec {
         usize::from(self.class_token) + prompts + self.extra_tokens + self.patches()
     }
 
+    /// Values c·H·W of one image.
+    pub fn image_len(&self) -> usize {
+        self.channels * self.image[0] * self.image[1]
+    }
+
     /// Values of what a block ahead of the prompts reads of one image: (T − p)·d.
     pub fn prefix_len(&self) -> usize {
         self.tokens(0) * self.width

@@ -59,7 +59,8 @@ pub fn export(classifier: &Classifier, options: ExportOptions, path: &Path) -> R
         Element::F32 => features,
         Element::F16 => g.cast(&features, DataType::Float),
     };
-    let logits = head::logits(&mut g, &classifier.head, &features);
+    let parameters = head::Parameters::of(&mut g, &classifier.head);
+    let logits = head::logits(&mut g, &parameters, &features.clone().into()).primal;
     let batch = Dim::Named("batch");
     g.output("logits", &logits, DataType::Float, &[batch, Dim::Of(classifier.head.classes())]);
     g.output("features", &features, DataType::Float, &[batch, Dim::Of(spec.head_width())]);

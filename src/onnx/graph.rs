@@ -56,7 +56,7 @@ impl Element {
 }
 
 /// The size of an axis.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dim {
     Of(usize),
     Named(&'static str),
@@ -332,6 +332,20 @@ impl<'m> Graph<'m> {
     pub fn sum(&mut self, x: &Value) -> Value {
         let axes = self.ints(&[-1]);
         self.node("ReduceSum", &[x, &axes], vec![int("keepdims", 1)])
+    }
+
+    /// The sum along the last axis, which goes.
+    pub fn total(&mut self, x: &Value) -> Value {
+        let axes = self.ints(&[-1]);
+        self.node("ReduceSum", &[x, &axes], vec![int("keepdims", 0)])
+    }
+
+    /// `before` and `after` zeros ahead of `x` and behind it along axis `axis` of `rank`.
+    pub fn pad(&mut self, x: &Value, rank: usize, axis: usize, [before, after]: [i64; 2]) -> Value {
+        let mut sizes = vec![0; 2 * rank];
+        (sizes[axis], sizes[rank + axis]) = (before, after);
+        let (sizes, zero) = (self.ints(&sizes), self.scalar(0.0));
+        self.node("Pad", &[x, &sizes, &zero], Vec::new())
     }
 
     /// Repeats `x` `[1, …]` along its first axis as often as `like` has rows.

@@ -1,15 +1,17 @@
 //! Vision Transformers as ONNX graphs.
 
-mod body;
 mod dual;
 mod export;
 mod graph;
 mod head;
+mod loss;
 mod preprocess;
 mod proto;
+mod tuning;
 mod vit;
 mod write;
 
-pub(crate) use body::{Tuning, name};
 pub use export::{ExportOptions, export};
 pub use graph::Element;
+#[cfg(feature = "ort")]
+pub(crate) use tuning::{Described, Form, Goal, Port, Size, Tuning};

@@ -2,8 +2,8 @@
 //! graph, and their tangents where there are any. The encoder's other form is [`encoder`](crate::encoder); rows that nothing reads
 //! are left out in the last block alone.
 
-use super::dual::{self, Dual};
-use super::graph::{Graph, Value, int, ints};
+use super::dual::{self, Dual, Only};
+use super::graph::{Graph, Value, ints};
 use crate::encoder::constant_tokens;
 use crate::model::{Model, Pooling, PromptLayout};
 use crate::weights::{BlockRef, LinearRef, NormRef, TensorRef};
@@ -98,21 +98,18 @@ impl<'m> Vit<'m> {
             let first = g.slice(x, axis, 0, start);
             g.concat(&[&first, middle, &rest], axis)
         };
-        let tangents = set.tangents.as_ref().map(|dy| {
-            let dx = match &x.tangents {
-                Some(dx) => dx.clone(),
-                None => {
-                    // All tokens that were there have none: zeros [K, B, T − p, d].
-                    let planes = g.node("Shape", &[dy], vec![int("start", 0), int("end", 1)]);
-                    let rest = g.node("Shape", &[&x.primal], Vec::new());
-                    let shape = g.concat(&[&planes, &rest], 0);
-                    let zero = g.scalar(0.0);
-                    g.node("Expand", &[&zero, &shape], Vec::new())
-                }
-            };
-            around(g, &dx, 2, dy)
-        });
-        Dual { primal: around(g, &x.primal, 1, &values), tangents }
+        let primal = around(g, &x.primal, 1, &values);
+        match (&set.tangents, &x.tangents) {
+            (Some(dy), Some(_)) => {
+                let dx = x.whole(g).tangents;
+                Dual { tangents: dx.map(|dx| around(g, &dx, 2, dy)), ..primal.into() }
+            }
+            // Of the tokens that were there none has tangents.
+            (dy, _) => {
+                let of = self.model.spec.tokens(layout.prompts) as i64;
+                Dual { primal, tangents: dy.clone(), only: dy.as_ref().map(|_| Only { start, count: p, of }) }
+            }
+        }
     }
 
     pub fn block(&self, g: &mut Graph<'m>, x: &Dual, index: usize, prompts: usize) -> Dual {
@@ -130,12 +127,13 @@ impl<'m> Vit<'m> {
             }
             Some(rows) => {
                 let pick = |g: &mut Graph<'m>, x: &Dual| Dual {
-                    primal: g.gather(&x.primal, 1, &rows),
                     tangents: x.tangents.as_ref().map(|dx| g.gather(dx, 2, &rows)),
+                    ..g.gather(&x.primal, 1, &rows).into()
                 };
-                let asking = pick(g, &y);
+                let (x, y) = (&x.whole(g), &y.whole(g));
+                let asking = pick(g, y);
                 let q = self.linear(g, &format!("{name}.q"), &asking, &block.qkv, 0..spec.width);
-                let kv = self.linear(g, &format!("{name}.kv"), &y, &block.qkv, spec.width..3 * spec.width);
+                let kv = self.linear(g, &format!("{name}.kv"), y, &block.qkv, spec.width..3 * spec.width);
                 let [k, v] = thirds(g, &kv, spec.width);
                 (pick(g, x), q, k, v)
             }
@@ -193,7 +191,7 @@ impl<'m> Vit<'m> {
         };
         let primal = pool(g, &x.primal, 1);
         let tangents = x.tangents.as_ref().map(|dx| pool(g, dx, 2));
-        let pooled = Dual { primal, tangents };
+        let pooled = Dual { tangents, ..primal.into() };
         match &vit.fc_norm {
             Some(norm) => self.norm(g, "fc_norm", &pooled, norm),
             None => pooled,
@@ -236,7 +234,7 @@ fn thirds<const N: usize>(g: &mut Graph, x: &Dual, d: usize) -> [Dual; N] {
     let primal: [Value; N] = g.split(&x.primal, d);
     let tangents: Option<[Value; N]> = x.tangents.as_ref().map(|dx| g.split(dx, d));
     let mut tangents = tangents.map(|parts| parts.into_iter());
-    primal.map(|primal| Dual { primal, tangents: tangents.as_mut().and_then(Iterator::next) })
+    primal.map(|primal| Dual { primal, tangents: tangents.as_mut().and_then(Iterator::next), only: x.only })
 }
 
 /// `[n, k]` to `[k, n]`.

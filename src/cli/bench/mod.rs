@@ -164,7 +164,7 @@ impl Inputs {
         let spec = &model.spec;
         let wave = |len: usize, scale: f32| (0..len).map(|i| scale * (i as f32 * 0.37).sin()).collect();
         Inputs {
-            images: wave(examples * spec.channels * spec.image[0] * spec.image[1], 1.0),
+            images: wave(examples * spec.image_len(), 1.0),
             prompts: wave(layout.parameters(spec), 0.1),
             head_width: spec.head_width(),
             examples,

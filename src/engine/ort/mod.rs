@@ -1,6 +1,7 @@
 //! An engine that runs on ONNX Runtime: the dual pass as a graph of standard operators, on whatever its execution providers compute
 //! on.
 
+mod bound;
 mod library;
 mod provider;
 mod run;
@@ -18,7 +19,7 @@ use crate::guess::GuessKind;
 use crate::model::{Model, PromptLayout};
 use crate::{Result, engine};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tensors::Tensors;
 
 /// How ONNX Runtime is used.
@@ -34,30 +35,32 @@ pub struct OrtOptions {
 
 /// A model on ONNX Runtime, from which engines with different prompt placements are made.
 pub struct OrtModel {
-    model: Model,
+    model: Arc<Model>,
     /// What has no forward form: guesses made of weights, and the exact gradient.
-    native: Native<CpuBackend>,
-    tensors: Mutex<Tensors>,
-    options: OrtOptions,
+    native: Arc<Native<CpuBackend>>,
+    tensors: Arc<Mutex<Tensors>>,
+    options: Arc<OrtOptions>,
     runtime: Runtime,
 }
 
 impl OrtModel {
-    /// Loads ONNX Runtime if that has not been done; the model's tensors are converted when an engine first needs them.
+    /// Loads ONNX Runtime if that has not been done; the model's tensors are converted when a pass first needs them.
     ///
     /// # Errors
-    /// As [`load`]; the model's tensors cannot be read.
+    /// As [`load`]; it was built without the execution provider; the model's tensors cannot be read.
     pub fn new(model: &Model, options: OrtOptions) -> Result<Self> {
         let runtime = load(options.library.as_deref())?;
+        options.provider.demand()?;
         let cpu = CpuOptions { threads: options.threads, ..CpuOptions::default() };
         let native = engine::cpu(model, cpu)?;
-        Ok(OrtModel { model: model.clone(), native, tensors: Mutex::default(), options, runtime })
+        let (model, native, options) = (Arc::new(model.clone()), Arc::new(native), Arc::new(options));
+        Ok(OrtModel { model, native, tensors: Arc::default(), options, runtime })
     }
 
     /// An engine for passes of up to `examples` examples and `tangents` tangents, with room for directions of this kind.
     ///
     /// # Errors
-    /// The placement does not fit the model, memory is short, or ONNX Runtime refuses.
+    /// The placement does not fit the model, or memory is short. What ONNX Runtime refuses comes with the first pass of its kind.
     pub fn engine(
         &self,
         layout: PromptLayout,
@@ -65,9 +68,7 @@ impl OrtModel {
         tangents: usize,
         guess: GuessKind,
     ) -> Result<OrtEngine> {
-        let native = self.native.engine_with_guess(layout, examples, tangents, guess)?;
-        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-        OrtEngine::new(&self.model, native, guess, &mut tensors, &self.options)
+        OrtEngine::new(self, layout, [examples, tangents], guess)
     }
 }
 

@@ -83,20 +83,25 @@ impl Provider {
         self.with(|provider| provider.is_available()).map_err(|error| failed("list execution providers", &error))
     }
 
-    /// Adds it to a session. Errors: [`Error::OnnxRuntime`] when this ONNX Runtime was built without it, or it cannot start.
+    /// Errors: [`Error::OnnxRuntime`] when the ONNX Runtime that is loaded was built without it.
+    pub(super) fn demand(self) -> Result<()> {
+        if self == Provider::Cpu || self.is_built_in()? {
+            return Ok(());
+        }
+        let built: Vec<String> = Provider::all()
+            .filter(|provider| provider.is_built_in().unwrap_or(false))
+            .map(|provider| provider.to_string())
+            .collect();
+        Err(Error::OnnxRuntime(format!(
+            "this build has no execution provider `{self}`, only {}; give the path of another build (--ort-lib, ort_lib)",
+            built.join(", ")
+        )))
+    }
+
+    /// Adds it to a session. Errors: [`Error::OnnxRuntime`] when it cannot start.
     pub(super) fn register(self, builder: &mut SessionBuilder) -> Result<()> {
         if self == Provider::Cpu {
             return Ok(());
-        }
-        if !self.is_built_in()? {
-            let built: Vec<String> = Provider::all()
-                .filter(|provider| provider.is_built_in().unwrap_or(false))
-                .map(|provider| provider.to_string())
-                .collect();
-            return Err(Error::OnnxRuntime(format!(
-                "this build has no execution provider `{self}`, only {}; give the path of another build (--ort-lib, ort_lib)",
-                built.join(", ")
-            )));
         }
         self.with(|provider| provider.register(builder))
             .map_err(|error| failed(&format!("start the execution provider `{self}`"), &error))

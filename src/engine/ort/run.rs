@@ -1,187 +1,173 @@
-//! The engine: one session for what comes ahead of the prompts, one for what follows, one for its dual.
+//! The engine: a session for each form of pass, made when the first such pass comes.
 
+use super::OrtOptions;
+use super::bound::{Bound, Slot};
 use super::tensors::Tensors;
-use super::{OrtOptions, failed};
 use crate::cpu::CpuBackend;
-use crate::encoder::{Cotangents, Encoder, HeadGradient, Input, Pass, TangentSource, TokenSink};
-use crate::engine::Engine;
+use crate::encoder::{Cotangents, Encoder, HeadGradient, Input, Limits, Pass, TangentSource, TokenSink, expect};
+use crate::engine::{Engine, Native};
 use crate::guess::{Directions, GuessKind, Guessing};
 use crate::model::{Head, Model, ModelSpec, PromptLayout};
-use crate::onnx::{Tuning, name};
+use crate::onnx::{Form, Goal, Port, Size, Tuning};
 use crate::ops::loss::{self, Judged};
 use crate::{Error, Result};
-use ort::memory::MemoryInfo;
-use ort::session::Session;
-use ort::value::TensorRef;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs one model with one prompt placement on ONNX Runtime. Made by [`OrtModel`](super::OrtModel).
 ///
 /// The exact gradient and what guesses need of transposed blocks have no forward form; the native engine computes them.
 pub struct OrtEngine {
-    native: Encoder<CpuBackend>,
-    /// Images to what block ℓ reads.
-    prefix: Session,
-    /// From there on without prompts, with them, and with their tangents.
-    frozen: Session,
-    forward: Option<Session>,
-    dual: Option<Session>,
-    /// The tokens that prompts join, for the guess that asks for them.
-    joined: Option<Session>,
-    /// `[B, T − p, d]` of a pass that begins with images.
-    tokens: Vec<f32>,
-    /// `[S, K, B, p, d]`.
-    tangents: Vec<f32>,
-    /// Head inputs `[1+K, B, D]` of a pass that is judged.
-    head_input: Vec<f32>,
+    model: Arc<Model>,
+    native: Arc<Native<CpuBackend>>,
+    /// For passes of one example only, until there is a call that needs more of it.
+    encoder: Encoder<CpuBackend>,
+    guess: GuessKind,
+    layout: PromptLayout,
+    examples: usize,
+    tangents: usize,
+    options: Arc<OrtOptions>,
+    tensors: Arc<Mutex<Tensors>>,
+    sessions: Vec<(Form, Bound)>,
     cancel: Arc<AtomicBool>,
 }
 
-/// A tensor on its way into a session: name, shape and values.
-type Given<'a> = (String, Vec<usize>, &'a [f32]);
-/// One on its way out; its shape is checked.
-type Taken<'a> = (String, Vec<usize>, &'a mut [f32]);
-
 impl OrtEngine {
     pub(super) fn new(
-        model: &Model,
-        native: Encoder<CpuBackend>,
+        made_of: &super::OrtModel,
+        layout: PromptLayout,
+        [examples, tangents]: [usize; 2],
         guess: GuessKind,
-        tensors: &mut Tensors,
-        options: &OrtOptions,
     ) -> Result<Self> {
-        let (layout, tangents) = (native.prompts(), native.most_tangents());
-        let at = layout.insert_at;
-        let mut session = |graph: Tuning| tensors.session(&graph, options);
-        let prompts = layout.prompts > 0;
+        let super::OrtModel { model, native, tensors, options, .. } = made_of;
+        let weights = guess.transposes_weights() || guess.transposed_blocks(layout, model.spec.depth) > 0;
+        let encoder = match weights {
+            true => native.engine_with_guess(layout, examples, tangents, guess)?,
+            false => native.engine(layout, 1, 0)?,
+        };
         Ok(OrtEngine {
-            prefix: session(Tuning::prefix(model, at)?)?,
-            frozen: session(Tuning::body(model, PromptLayout::NONE, at, false)?)?,
-            forward: prompts.then(|| session(Tuning::body(model, layout, at, false)?)).transpose()?,
-            dual: (prompts && tangents > 0).then(|| session(Tuning::body(model, layout, at, true)?)).transpose()?,
-            joined: (guess == GuessKind::Mixing).then(|| session(Tuning::joined(model, layout)?)).transpose()?,
-            tokens: Vec::new(),
-            tangents: Vec::new(),
-            head_input: Vec::new(),
+            model: model.clone(),
+            native: native.clone(),
+            encoder,
+            guess,
+            layout,
+            examples,
+            tangents,
+            options: options.clone(),
+            tensors: tensors.clone(),
+            sessions: Vec::new(),
             cancel: Arc::default(),
-            native,
         })
     }
 
-    /// What block ℓ reads of `input`, in `tokens` where it is made from images.
-    fn begin(&mut self, input: Input<f32>, examples: usize) -> Result<()> {
-        let Input::Images(images) = input else { return Ok(()) };
-        let spec = self.native.spec();
-        let shape = vec![examples, spec.tokens(0), spec.width];
-        let [h, w] = spec.image;
-        let given = (name::IMAGES.to_owned(), vec![examples, spec.channels, h, w], images);
-        self.tokens.resize(shape.iter().product(), 0.0);
-        go_on(&self.cancel)?;
-        run(&mut self.prefix, &[given], &mut [(name::TOKENS.to_owned(), shape, &mut self.tokens)])
+    fn limits(&self) -> Limits<'_> {
+        let OrtEngine { layout, examples, tangents, .. } = *self;
+        Limits { spec: &self.model.spec, layout, examples, tangents }
     }
 
-    /// Head inputs `[1+K, B, D]` of a pass.
-    fn pass(&mut self, pass: &Pass<f32>, source: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
-        let (examples, planes) = (self.native.examples(pass)?, pass.tangents);
-        let (depth, width, columns) = (self.spec().depth, self.spec().width, self.spec().head_width());
-        let layout = self.native.prompts();
-        self.begin(pass.input, examples)?;
-        let len = layout.prompts * width;
-        let sets = if pass.prompts.is_empty() { 0 } else { layout.sets(depth) };
-        let set_len = planes * examples * len;
-        self.tangents.resize(sets * set_len, 0.0);
-        if planes > 0 {
-            for (set, out) in self.tangents.chunks_exact_mut(set_len).enumerate() {
-                source(set, out)?;
-            }
+    /// The native engine, for passes of any size.
+    fn oracle(&mut self) -> Result<&mut Encoder<CpuBackend>> {
+        if self.encoder.most_examples() < self.examples || self.encoder.most_tangents() < self.tangents {
+            self.encoder = self.native.engine_with_guess(self.layout, self.examples, self.tangents, self.guess)?;
+            Encoder::set_cancel(&mut self.encoder, self.cancel.clone());
         }
-        let spec = self.native.spec();
-        let tokens = match pass.input {
-            Input::Images(_) => &self.tokens,
-            Input::Prefix(tokens) => tokens,
-        };
-        let mut given: Vec<Given> = vec![(name::TOKENS.to_owned(), vec![examples, spec.tokens(0), width], tokens)];
-        for set in 0..sets {
-            given.push((name::prompts(set), vec![1, layout.prompts, width], &pass.prompts[set * len..][..len]));
-            if planes > 0 {
-                let values = &self.tangents[set * set_len..][..set_len];
-                given.push((name::tangents(set), vec![planes, examples, layout.prompts, width], values));
-            }
-        }
-        let (primal, rest) = head_input.split_at_mut(examples * columns);
-        let mut taken: Vec<Taken> = vec![(name::HEAD_INPUT.to_owned(), vec![examples, columns], primal)];
-        let session = match (sets, planes) {
-            (0, _) => Some(&mut self.frozen),
-            (_, 0) => self.forward.as_mut(),
-            _ => {
-                taken.push((name::HEAD_TANGENTS.to_owned(), vec![planes, examples, columns], rest));
-                self.dual.as_mut()
+        Ok(&mut self.encoder)
+    }
+
+    fn session(&mut self, form: Form) -> Result<&mut Bound> {
+        let at = match self.sessions.iter().position(|(known, _)| *known == form) {
+            Some(at) => at,
+            None => {
+                let graph = Tuning::new(&self.model, self.layout, form)?;
+                let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+                let session = tensors.session(&graph, &self.options)?;
+                self.sessions.push((form, Bound::new(session, graph.inputs, graph.outputs)));
+                self.sessions.len() - 1
             }
         };
-        let session = session.ok_or_else(|| Error::OnnxRuntime("this engine was made without prompts".into()))?;
-        go_on(&self.cancel)?;
-        run(session, &given, &mut taken)
+        Ok(&mut self.sessions[at].1)
+    }
+
+    /// A pass, once its sizes have been checked: `judge` is the head and the labels of what is to be judged.
+    fn run(
+        &mut self,
+        goal: Goal,
+        pass: &Pass<f32>,
+        source: &mut TangentSource<f32>,
+        judge: Option<(&Head, &[u32])>,
+        take: &mut dyn FnMut(Port, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        if self.cancel.load(Relaxed) {
+            return Err(Error::Interrupted { step: 0 });
+        }
+        let (images, values) = match pass.input {
+            Input::Images(values) => (true, values),
+            Input::Prefix(values) => (false, values),
+        };
+        let size = Size {
+            examples: self.limits().count(pass.input)?,
+            tangents: pass.tangents,
+            classes: judge.map_or(0, |(head, _)| head.classes()),
+        };
+        let form = Form { images, prompts: !pass.prompts.is_empty(), dual: pass.tangents > 0, goal };
+        let len = self.layout.prompts * self.model.spec.width;
+        let mut fill = |port, slot: Slot| {
+            match (slot, port, judge) {
+                (Slot::Labels(to), _, Some((_, labels))) => {
+                    to.iter_mut().zip(labels).for_each(|(to, &label)| *to = i64::from(label));
+                }
+                (Slot::Numbers(to), Port::Images | Port::Prefix, _) => to.copy_from_slice(values),
+                (Slot::Numbers(to), Port::Prompts(set), _) => to.copy_from_slice(&pass.prompts[set * len..][..len]),
+                (Slot::Numbers(to), Port::Tangents(set), _) => source(set, to)?,
+                (Slot::Numbers(to), port, Some((head, _))) => parameter(head, port, to),
+                (Slot::Numbers(_) | Slot::Labels(_), _, None) => {}
+            }
+            Ok(())
+        };
+        self.session(form)?.run(size, &mut fill, take)
     }
 }
 
-/// Errors: the pass has been cancelled.
-fn go_on(cancel: &AtomicBool) -> Result<()> {
-    if cancel.load(Relaxed) { Err(Error::Interrupted { step: 0 }) } else { Ok(()) }
-}
-
-/// Runs a session: inputs are read where they lie.
-fn run(session: &mut Session, given: &[Given], taken: &mut [Taken]) -> Result<()> {
-    let failed = |error: ort::Error| failed("run the model", &error);
-    let mut binding = session.create_binding().map_err(failed)?;
-    let mut inputs = Vec::with_capacity(given.len());
-    for (name, shape, values) in given {
-        let tensor = TensorRef::from_array_view((shape.clone(), *values)).map_err(failed)?;
-        binding.bind_input(name.as_str(), &tensor).map_err(failed)?;
-        // Until the run is over.
-        inputs.push(tensor);
+/// The values of a head that go in at `port`.
+fn parameter(head: &Head, port: Port, to: &mut [f32]) {
+    fn copy<'a>(to: &mut [f32], values: impl IntoIterator<Item = &'a f32>) {
+        to.iter_mut().zip(values).for_each(|(to, &value)| *to = value);
     }
-    for (name, ..) in taken.iter() {
-        binding.bind_output_to_device(name.as_str(), &MemoryInfo::default()).map_err(failed)?;
+    match (head, port) {
+        (Head::Linear { weight, .. }, Port::HeadWeight) => copy(to, weight),
+        (Head::Linear { bias, .. }, Port::HeadBias) => copy(to, bias),
+        (Head::Prototype { center, .. }, Port::HeadCenter) => copy(to, center),
+        (Head::Prototype { means, .. }, Port::HeadMeans) => copy(to, means),
+        (Head::Prototype { tau, .. }, Port::HeadTau) => to.fill(*tau),
+        _ => {}
     }
-    let outputs = session.run_binding(&binding).map_err(failed)?;
-    for (name, shape, to) in taken {
-        let value = outputs.get(name.as_str());
-        let value = value.ok_or_else(|| Error::OnnxRuntime(format!("it returned no `{name}`")))?;
-        let (found, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-        let fits = found.len() == shape.len() && found.iter().zip(&*shape).all(|(&found, &n)| found == n as i64);
-        if !fits || values.len() != to.len() {
-            return Err(Error::OnnxRuntime(format!("it returned `{name}` of shape {found:?}, expected {shape:?}")));
-        }
-        to.copy_from_slice(values);
-    }
-    Ok(())
 }
 
 impl Engine for OrtEngine {
     fn spec(&self) -> &ModelSpec {
-        self.native.spec()
+        &self.model.spec
     }
 
     fn layout(&self) -> PromptLayout {
-        self.native.prompts()
+        self.layout
     }
 
     fn most_examples(&self) -> usize {
-        self.native.most_examples()
+        self.examples
     }
 
     fn most_tangents(&self) -> usize {
-        self.native.most_tangents()
+        self.tangents
     }
 
     fn dual(&mut self, pass: Pass<f32>, tangents: &mut TangentSource<f32>, head_input: &mut [f32]) -> Result<()> {
-        let expected = (1 + pass.tangents) * self.native.count(pass.input)? * self.spec().head_width();
-        if head_input.len() != expected {
-            let found = head_input.len().to_string();
-            return Err(Error::Shape { what: "head inputs", expected: expected.to_string(), found });
-        }
-        self.pass(&pass, tangents, head_input)
+        let primal = self.limits().examples(&pass)? * self.spec().head_width();
+        expect("head inputs", (1 + pass.tangents) * primal, head_input.len())?;
+        self.run(Goal::Features, &pass, tangents, None, &mut |port, values| {
+            let to = if port == Port::Features { 0 } else { primal };
+            head_input[to..][..values.len()].copy_from_slice(values);
+            Ok(())
+        })
     }
 
     fn judge(
@@ -192,16 +178,25 @@ impl Engine for OrtEngine {
         labels: &[u32],
         judged: &mut Judged<f32>,
     ) -> Result<()> {
-        self.native.judgeable(pass.input, head, labels)?;
+        self.limits().examples(&pass)?;
+        self.limits().judgeable(pass.input, head, labels)?;
         judged.clear();
-        let mut head_input = std::mem::take(&mut self.head_input);
-        head_input.resize((1 + pass.tangents) * labels.len() * head.width(), 0.0);
-        let done = self.pass(&pass, tangents, &mut head_input);
-        if done.is_ok() {
-            loss::judge(head, labels, pass.tangents, &head_input, judged);
-        }
-        self.head_input = head_input;
-        done
+        self.run(Goal::Losses(head.into()), &pass, tangents, Some((head, labels)), &mut |port, values| {
+            match port {
+                Port::Losses => judged.losses.extend_from_slice(values),
+                Port::Slopes => judged.slopes.extend_from_slice(values),
+                Port::Logits => judged.best.extend(values.chunks_exact(head.classes()).map(|z| loss::top(z) as u32)),
+                Port::Features => judged.inputs.iter_mut().for_each(|inputs| inputs.extend_from_slice(values)),
+                Port::Derivatives => {
+                    // `[K, B]` to `[B, K]`.
+                    let examples = labels.len();
+                    let of = |b: usize| values[b..].iter().step_by(examples);
+                    (0..examples).for_each(|b| judged.derivatives.extend(of(b)));
+                }
+                _ => {}
+            }
+            Ok(())
+        })
     }
 
     fn gradient(
@@ -211,20 +206,16 @@ impl Engine for OrtEngine {
         head_gradient: &mut HeadGradient<f32>,
         grads: &mut [f32],
     ) -> Result<()> {
-        Engine::gradient(&mut self.native, input, prompts, head_gradient, grads)
+        Engine::gradient(self.oracle()?, input, prompts, head_gradient, grads)
     }
 
     fn prefix(&mut self, images: &[f32], out: &mut [f32]) -> Result<()> {
-        let spec = self.native.spec();
-        let examples = self.native.count(Input::Images(images))?;
-        if self.native.prompts().insert_at == 0 || out.len() != examples * spec.prefix_len() {
-            // Its error says what is wrong.
-            return Engine::prefix(&mut self.native, images, out);
-        }
-        let (shape, [h, w]) = (vec![examples, spec.tokens(0), spec.width], spec.image);
-        let given = (name::IMAGES.to_owned(), vec![examples, spec.channels, h, w], images);
-        go_on(&self.cancel)?;
-        run(&mut self.prefix, &[given], &mut [(name::TOKENS.to_owned(), shape, out)])
+        let (limits, pass) = (self.limits(), Pass { input: Input::Images(images), prompts: &[], tangents: 0 });
+        expect("prefix", limits.count(pass.input)? * limits.input_len(Input::<f32>::Prefix(&[]))?, out.len())?;
+        self.run(Goal::Prefix, &pass, &mut |_, _| Ok(()), None, &mut |_, values| {
+            out.copy_from_slice(values);
+            Ok(())
+        })
     }
 
     fn tokens(
@@ -234,30 +225,12 @@ impl Engine for OrtEngine {
         host: &mut [f32],
         each: &mut TokenSink<f32>,
     ) -> Result<()> {
-        let examples = self.native.examples(&Pass { input, prompts, tangents: 0 })?;
-        let Some(mut session) = self.joined.take() else {
-            return Engine::tokens(&mut self.native, input, prompts, host, each);
-        };
-        let (layout, spec) = (self.native.prompts(), self.native.spec().clone());
-        let (len, sets) = (layout.prompts * spec.width, layout.sets(spec.depth));
-        let begun = self.begin(input, examples);
-        let tokens = match input {
-            Input::Images(_) => &self.tokens,
-            Input::Prefix(tokens) => tokens,
-        };
-        let mut given: Vec<Given> = vec![(name::TOKENS.to_owned(), vec![examples, spec.tokens(0), spec.width], tokens)];
-        for set in 0..sets {
-            given.push((name::prompts(set), vec![1, layout.prompts, spec.width], &prompts[set * len..][..len]));
-        }
-        let shape = vec![examples, spec.tokens(layout.prompts), spec.width];
-        let mut joined = vec![0.0; sets * host.len()];
-        let taken = joined.chunks_exact_mut(host.len()).enumerate();
-        let mut taken: Vec<Taken> = taken.map(|(set, out)| (name::joined(set), shape.clone(), out)).collect();
-        let done = begun.and_then(|()| run(&mut session, &given, &mut taken));
-        self.joined = Some(session);
-        done?;
-        joined.chunks_exact(host.len()).enumerate().try_for_each(|(set, joined)| {
-            host.copy_from_slice(joined);
+        let pass = Pass { input, prompts, tangents: 0 };
+        let len = self.spec().tokens(self.layout.prompts) * self.spec().width;
+        expect("tokens", self.limits().examples(&pass)? * len, host.len())?;
+        self.run(Goal::Joined, &pass, &mut |_, _| Ok(()), None, &mut |port, values| {
+            let Port::Joined(set) = port else { return Ok(()) };
+            host.copy_from_slice(values);
             each(set, host)
         })
     }
@@ -270,15 +243,15 @@ impl Engine for OrtEngine {
         tangents: usize,
         cotangents: &mut dyn Cotangents<f32>,
     ) -> Result<()> {
-        Engine::pullback(&mut self.native, input, prompts, blocks, tangents, cotangents)
+        Engine::pullback(self.oracle()?, input, prompts, blocks, tangents, cotangents)
     }
 
     fn directions(&self, guessing: &Guessing) -> Result<Option<Directions>> {
-        Engine::directions(&self.native, guessing)
+        Engine::directions(&self.encoder, guessing)
     }
 
     fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
-        Engine::set_cancel(&mut self.native, flag.clone());
+        Engine::set_cancel(&mut self.encoder, flag.clone());
         self.cancel = flag;
     }
 }

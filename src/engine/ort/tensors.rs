@@ -1,6 +1,5 @@
 //! A model's tensors as ONNX Runtime reads them: each is there once, whatever the number of sessions.
 
-use super::provider::Provider;
 use super::{OrtOptions, failed};
 use crate::onnx::Tuning;
 use crate::{Error, Result};
@@ -22,9 +21,7 @@ impl Tensors {
         builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(refused)?;
         builder = builder.with_intra_threads(options.threads).map_err(refused)?;
         builder = builder.with_deterministic_compute(true).map_err(refused)?;
-        if options.provider != Provider::Cpu {
-            options.provider.register(&mut builder)?;
-        }
+        options.provider.register(&mut builder)?;
         for constant in graph.tensors() {
             let value = match self.0.get(&constant.name) {
                 Some(value) => value.clone(),
