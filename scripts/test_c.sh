@@ -74,9 +74,11 @@ bash tests/emulator/build.sh target/emulator
 EMULATED=1 ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH=target/emulator "$out/cuda.asan" "$model"
 if has valgrind; then
     # AVX-512 is unknown to it. Threads of pools that are still ending hold their stacks: possibly lost.
-    check=(valgrind -q --fair-sched=yes --leak-check=full --show-possibly-lost=no --errors-for-leak-kinds=definite --error-exitcode=9)
+    check=(valgrind -q --fair-sched=yes --leak-check=full --show-possibly-lost=no --errors-for-leak-kinds=definite --error-exitcode=9
+        --suppressions=ffi/tests/c/valgrind.supp)
     FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/session" "$model" "$out/scratch"
     FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/threads" "$model"
+    FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/onnx" "$model" "$out/scratch"
 fi
 
 echo '--- the same adapter from C, C++, Python and Rust'
@@ -115,6 +117,28 @@ fi
 rm -f "$out/stopped.ckpt"
 "$out/dataset" models/demo "$out/demo/shifted" "$out/resumed.safetensors" 3 "$out/stopped.ckpt"
 cmp "$out/cli.safetensors" "$out/resumed.safetensors"
+
+echo '--- the same export from the shell, C++ and Python'
+run export --model models/demo --adapter "$out/c.safetensors" --with-preprocessing --out "$out/cli.onnx" --quiet
+c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror ffi/tests/c/onnx.cpp $(pkg-config --cflags --libs foretune) "-Wl,-rpath,$prefix/lib" -o "$out/onnx-cpp"
+silent "$out/onnx-cpp" models/demo "$out/c.safetensors" "$out/cpp.onnx" $ort
+cmp "$out/cli.onnx" "$out/cpp.onnx"
+FORETUNE_LIB=$library PYTHONPATH=examples/python PYTHONDONTWRITEBYTECODE=1 python3 - "$out" $ort <<'PYTHON'
+import sys
+import foretune
+folder, engine = sys.argv[1], (sys.argv[2:] or [None])[0]
+with foretune.Model("models/demo") as model:
+    foretune.export_onnx(model, folder + "/c.safetensors", folder + "/python.onnx", with_preprocessing=1)
+    try:
+        foretune.Session(model, foretune.session_options(engine="ort:none"))
+    except foretune.Error as error:
+        assert "no execution provider" in str(error), error
+    if engine:
+        with foretune.Session(model, foretune.session_options(engine=engine, ort_lib=foretune.onnx_runtime()["path"])):
+            pass
+PYTHON
+cmp "$out/cli.onnx" "$out/python.onnx"
+
 cc -Wall -Wextra -Werror examples/c/first.c $(pkg-config --cflags --libs foretune) "-Wl,-rpath,$prefix/lib" -o "$out/first"
 "$out/first" /nowhere 2>&1 | grep -q usage
 

@@ -35,7 +35,7 @@ prop_compose! {
         budget in prop_oneof![Just(0u64), Just(1), Just(8 << 20), any::<u64>()],
         [steps, warmup_steps, seed] in prop::array::uniform3(prop_oneof![0u64..9, any::<u64>()]),
         class_count in 0usize..4,
-        size in prop_oneof![4 => Just(224usize), Just(208), Just(176), 0usize..300, any::<usize>()],
+        size in prop_oneof![4 => Just(224usize), 1 => Just(208), 1 => Just(176), 1 => 0usize..300, 1 => any::<usize>()],
         engine in 0usize..ENGINES.len(),
     ) -> foretune_session_options {
         let mut options = std::mem::MaybeUninit::<foretune_session_options>::uninit();
