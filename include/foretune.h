@@ -130,7 +130,7 @@
 /**
  * What `foretune_abi_version` returns of the library this header belongs to.
  */
-#define FORETUNE_ABI_VERSION 1001
+#define FORETUNE_ABI_VERSION 1002
 
 /**
  * Storage and products in f32.
@@ -442,6 +442,16 @@ typedef struct foretune_session_options {
      * Blocks of `FORETUNE_GUESS_DOWNSTREAM`, 1 to 255. 0 with other guesses.
      */
     uint32_t downstream_blocks;
+    /**
+     * Whose kernels run, UTF-8: "native" (or null) for the library's own, "ort" for ONNX Runtime on the CPU, "ort:PROVIDER" for one of
+     * its execution providers. ONNX Runtime takes what memory it likes, in f32: `device`, `precision`, `budget`, `cuda_context` and
+     * `allocator` are for the native engine.
+     */
+    const char *engine;
+    /**
+     * ONNX Runtime, UTF-8: the file or its folder; null: `ORT_DYLIB_PATH`, then the usual places. See `foretune_onnx_runtime_get`.
+     */
+    const char *ort_lib;
 } foretune_session_options;
 
 /**
@@ -473,6 +483,24 @@ typedef struct foretune_result {
      */
     double images_per_second;
 } foretune_result;
+
+/**
+ * How a classifier is exported. `foretune_export_options_default` fills it.
+ */
+typedef struct foretune_export_options {
+    /**
+     * sizeof, set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * `FORETUNE_PRECISION_F32` (the default) or `FORETUNE_PRECISION_F16`: of weights and activations; inputs and outputs are f32 always.
+     */
+    uint32_t precision;
+    /**
+     * 1: the graph takes 8-bit pixels and prepares them itself; 0: normalised values, as `FORETUNE_IMAGE_F32`.
+     */
+    uint32_t with_preprocessing;
+} foretune_export_options;
 
 /**
  * A device.
@@ -626,6 +654,33 @@ typedef struct foretune_preprocess {
 } foretune_preprocess;
 
 /**
+ * An ONNX Runtime. Its texts are UTF-8 and hold until the process ends.
+ */
+typedef struct foretune_onnx_runtime_info {
+    /**
+     * sizeof, set by the caller.
+     */
+    size_t struct_size;
+    /**
+     * The oldest version that is supported, "1.20"; null in a build without ONNX Runtime.
+     */
+    const char *oldest;
+    /**
+     * Where it was loaded from; null if it was not.
+     */
+    const char *path;
+    /**
+     * Its version, "1.22.1"; null if it was not loaded.
+     */
+    const char *version;
+    /**
+     * The execution providers that it was built with, as "ort:PROVIDER" names them, between commas: "cpu,xnnpack"; null if it was not
+     * loaded.
+     */
+    const char *providers;
+} foretune_onnx_runtime_info;
+
+/**
  * What a session takes.
  */
 typedef struct foretune_plan {
@@ -634,11 +689,11 @@ typedef struct foretune_plan {
      */
     size_t struct_size;
     /**
-     * Bytes in all: never more are in use, of the memory that the budget is a ceiling for.
+     * Bytes in all: never more are in use, of the memory that the budget is a ceiling for. 0 with ONNX Runtime, which does not say.
      */
     uint64_t bytes;
     /**
-     * The smallest budget that works.
+     * The smallest budget that works; 0 with ONNX Runtime, which has none.
      */
     uint64_t smallest_budget;
     /**
@@ -695,6 +750,14 @@ typedef struct foretune_predictor_options {
      * Serves the memory of passes on the CPU; all zero: the library's own.
      */
     struct foretune_allocator allocator;
+    /**
+     * Whose kernels run, as in `foretune_session_options`; null: the library's own.
+     */
+    const char *engine;
+    /**
+     * ONNX Runtime, as in `foretune_session_options`.
+     */
+    const char *ort_lib;
 } foretune_predictor_options;
 
 /**
@@ -758,7 +821,7 @@ typedef struct foretune_metrics {
 } foretune_metrics;
 
 /**
- * Bytes in use.
+ * Bytes in use; 0 with ONNX Runtime, which does not say.
  */
 typedef struct foretune_memory {
     /**
@@ -883,6 +946,11 @@ typedef struct foretune_memory {
  */
 #define FORETUNE_INTERNAL 19
 
+/**
+ * ONNX Runtime was not found, cannot be used, or failed; or the library was built without it.
+ */
+#define FORETUNE_ONNX_RUNTIME 20
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -916,6 +984,48 @@ foretune_status foretune_tune_dataset(const struct foretune_model *model,
                                       struct foretune_result *result);
 
 /**
+ * Fills `*options`, a struct of `struct_size` bytes (give sizeof), with the defaults. Any thread.
+ *
+ * Errors: `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `options` is null or a struct of that size.
+ */
+foretune_status foretune_export_options_default(struct foretune_export_options *options, size_t struct_size);
+
+/**
+ * Replaces the file at `path`, UTF-8, by `model` with the adapter at `adapter` (null: with its own classifier) as one ONNX graph of
+ * standard operators, whole or not at all. The model must have been opened at the adapter's image size. `options`: null for the
+ * defaults. Needs no ONNX Runtime. Any thread.
+ *
+ * The input is `pixel_values` `[batch, 3, height, width]`, or `image` `[batch, height, width, 3]` of bytes, all of one size; the outputs
+ * are `logits` `[batch, C]` and `features` `[batch, D]`. The file's metadata has `class_names`, `preprocess` and `backbone` as JSON.
+ * Above 2 GiB the tensors are in a second file, `path` with ".data" after its name.
+ *
+ * Errors: `FORETUNE_IO`, `FORETUNE_BAD_ADAPTER`, `FORETUNE_BAD_OPTIONS` for preprocessing that standard operators cannot do or a model
+ * without a classifier, `FORETUNE_BAD_MODEL`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_export(const struct foretune_model *model,
+                                const char *adapter,
+                                const char *path,
+                                const struct foretune_export_options *options);
+
+/**
+ * As `foretune_export`, of what the session has learnt. One thread at a time.
+ *
+ * Errors: as `foretune_export`; `FORETUNE_BAD_OPTIONS` before there is a head, `FORETUNE_BUSY`, `FORETUNE_POISONED`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_export(struct foretune_session *session,
+                                        const char *path,
+                                        const struct foretune_export_options *options);
+
+/**
  * The library's version, "major.minor.patch", static. Any thread.
  */
 const char *foretune_version(void);
@@ -926,7 +1036,7 @@ const char *foretune_version(void);
 uint32_t foretune_abi_version(void);
 
 /**
- * How the library was built and what it found of the CPU, UTF-8, static: "foretune 0.1.0 x86_64-linux, avx512, cuda". Any thread.
+ * How the library was built and what it found of the CPU, UTF-8, static: "foretune 0.1.0 x86_64-linux, avx512, cuda, ort". Any thread.
  */
 const char *foretune_build_info(void);
 
@@ -1030,6 +1140,20 @@ const char *foretune_model_class_name(const struct foretune_model *model,
 void foretune_model_destroy(struct foretune_model **model);
 
 /**
+ * Loads ONNX Runtime from `ort_lib`, UTF-8: the file or its folder; null: from `ORT_DYLIB_PATH`, from beside the program, from where the
+ * system finds libraries, or from the Python environment in use. Describes it in `*info`, whose size is set. A process loads one for
+ * good: later calls, sessions and predictors get the same one, and another path is refused. Any thread.
+ *
+ * Errors: `FORETUNE_ONNX_RUNTIME` when there is none, it is too old, or the library was built without it (`*info` has `oldest` then);
+ * `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_onnx_runtime_get(const char *ort_lib,
+                                          struct foretune_onnx_runtime_info *info);
+
+/**
  * Fills `*options`, a struct of `struct_size` bytes (give sizeof), with `FORETUNE_PRESET_*`, `steps` included. Any thread.
  *
  * Errors: `FORETUNE_INVALID_ARGUMENT`.
@@ -1081,7 +1205,7 @@ foretune_status foretune_predictor_options_default(struct foretune_predictor_opt
  * is the caller's to destroy. Any thread.
  *
  * Errors: `FORETUNE_IO`, `FORETUNE_BAD_ADAPTER`, `FORETUNE_BAD_OPTIONS`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_NO_DEVICE`,
- * `FORETUNE_DEVICE_MEMORY`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_INVALID_ARGUMENT`; `*predictor` is null then.
+ * `FORETUNE_DEVICE_MEMORY`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_INVALID_ARGUMENT`; `*predictor` is null then.
  *
  * # Safety
  * Pointers are null or valid for the call; the allocator for the predictor's life.
@@ -1107,7 +1231,7 @@ foretune_status foretune_predictor_create_memory(const struct foretune_model *mo
  * Logits `[count, classes]`, row-major, of `count` images to `logits` of `logits_count` elements. Any number of threads at a time: each
  * takes a slot, and waits while there is none.
  *
- * Errors: `FORETUNE_BAD_SHAPE`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_INVALID_ARGUMENT`.
+ * Errors: `FORETUNE_BAD_SHAPE`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_INVALID_ARGUMENT`.
  *
  * # Safety
  * Pointers are null or valid for the call, `images` for `count` elements and their data for what they say, `logits` for
@@ -1161,7 +1285,7 @@ void foretune_predictor_destroy(struct foretune_predictor **predictor);
  * need. `*session` is the caller's to destroy. Any thread.
  *
  * Errors: `FORETUNE_BAD_OPTIONS`, `FORETUNE_BUDGET`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_NO_DEVICE`, `FORETUNE_DEVICE_MEMORY`,
- * `FORETUNE_DEVICE_FAILED`, `FORETUNE_BAD_MODEL`, `FORETUNE_INVALID_ARGUMENT`; `*session` is null then.
+ * `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_BAD_MODEL`, `FORETUNE_INVALID_ARGUMENT`; `*session` is null then.
  *
  * # Safety
  * Pointers are null or valid for the call; the context, stream and allocator for the session's life.
@@ -1175,8 +1299,8 @@ foretune_status foretune_session_create(const struct foretune_model *model,
  * One thread at a time.
  *
  * Errors: `FORETUNE_BAD_SHAPE` (nothing has changed), `FORETUNE_CANCELLED`, `FORETUNE_DIVERGED`, `FORETUNE_BAD_OPTIONS` before there is a
- * head, `FORETUNE_DEVICE_FAILED`, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`. Whichever, the state is that of the
- * last complete step.
+ * head, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`. Whichever,
+ * the state is that of the last complete step.
  *
  * # Safety
  * Pointers are null or valid for the call, `images` and `labels` for `count` elements, the images' data for what they say.
@@ -1211,27 +1335,6 @@ foretune_status foretune_session_predict(struct foretune_session *session,
                                          size_t count,
                                          float *logits,
                                          size_t logits_count);
-
-/**
- * Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
- * again. On a GPU weights stay. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * `session` is null or a session.
- */
-foretune_status foretune_session_trim(struct foretune_session *session);
-
-/**
- * Writes bytes in use and their peak to `*memory`, whose size is set. One thread at a time.
- *
- * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
- *
- * # Safety
- * Pointers are null or valid for the call.
- */
-foretune_status foretune_session_get_memory(const struct foretune_session *session, struct foretune_memory *memory);
 
 /**
  * Has `callback` called with the progress of calls from now on; null ends it. One thread at a time.
@@ -1396,6 +1499,27 @@ foretune_status foretune_session_class_count(const struct foretune_session *sess
 foretune_status foretune_session_class_name(const struct foretune_session *session,
                                             size_t index,
                                             const char **name);
+
+/**
+ * Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
+ * again. On a GPU weights stay. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * `session` is null or a session.
+ */
+foretune_status foretune_session_trim(struct foretune_session *session);
+
+/**
+ * Writes bytes in use and their peak to `*memory`, whose size is set. One thread at a time.
+ *
+ * Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
+ *
+ * # Safety
+ * Pointers are null or valid for the call.
+ */
+foretune_status foretune_session_get_memory(const struct foretune_session *session, struct foretune_memory *memory);
 
 /**
  * Text of the last call on this thread that failed, UTF-8: what was wrong, where, and what to do. Empty before the first. It holds

@@ -160,6 +160,14 @@ public:
     }
     void read_checkpoint(Bytes bytes) { detail::checked([&](Status &s) { read_checkpoint(bytes, s); }); }
 
+    /// What the session has learnt as one ONNX graph.
+    void export_onnx(Text path, const ExportOptions &options, Status &status) noexcept {
+        status.assign(foretune_session_export(get(), path, &options));
+    }
+    void export_onnx(Text path, const ExportOptions &options = {}) {
+        detail::checked([&](Status &s) { export_onnx(path, options, s); });
+    }
+
     void trim(Status &status) noexcept { status.assign(foretune_session_trim(get())); }
     void trim() { detail::checked([&](Status &s) { trim(s); }); }
     foretune_memory memory(Status &status) const noexcept {
@@ -266,6 +274,15 @@ inline foretune_result tune_dataset(const Model &model, Text root, Text adapter,
         [&](Status &s) { return tune_dataset(model, root, adapter, options, dataset, progress, s); });
 }
 
+/// The model with the adapter at that path (null: with its own classifier) as one ONNX graph.
+inline void export_onnx(const Model &model, Text adapter, Text path, const ExportOptions &options,
+                        Status &status) noexcept {
+    status.assign(foretune_export(model.get(), adapter, path, &options));
+}
+inline void export_onnx(const Model &model, Text adapter, Text path, const ExportOptions &options = {}) {
+    detail::checked([&](Status &s) { export_onnx(model, adapter, path, options, s); });
+}
+
 inline const char *version() noexcept {
     return foretune_version();
 }
@@ -289,6 +306,15 @@ inline std::vector<foretune_device_info> devices(Status &status) noexcept {
 }
 inline std::vector<foretune_device_info> devices() {
     return detail::checked([](Status &s) { return devices(s); });
+}
+
+/// Loads ONNX Runtime, from `ort_lib` (null: from the usual places), for good. Where it cannot be used, the oldest version that could
+/// is known all the same.
+inline foretune_onnx_runtime_info onnx_runtime(Text ort_lib, Status &status) noexcept {
+    return detail::result<foretune_onnx_runtime_info>(status, foretune_onnx_runtime_get, ort_lib);
+}
+inline foretune_onnx_runtime_info onnx_runtime(Text ort_lib = nullptr) {
+    return detail::checked([&](Status &s) { return onnx_runtime(ort_lib, s); });
 }
 
 namespace detail {

@@ -175,6 +175,12 @@ struct DatasetOptions : foretune_dataset_options {
     }
 };
 
+struct ExportOptions : foretune_export_options {
+    ExportOptions() noexcept : foretune_export_options() {
+        foretune_export_options_default(this, sizeof(foretune_export_options));
+    }
+};
+
 /// An allocator for options that is served by `resource`, such as a std::pmr::memory_resource, which any thread may
 /// call and which outlives the handles.
 template <class Resource>

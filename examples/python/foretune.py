@@ -13,6 +13,7 @@ ABI_MAJOR = 1
 OK = 0
 IMAGE_RGB8 = 0
 DEVICE_CPU = -1
+PRECISION_F32, PRECISION_F16 = 0, 2
 
 _NAMES = {"darwin": "libforetune.dylib", "win32": "foretune.dll"}
 _lib = ctypes.CDLL(os.environ.get("FORETUNE_LIB") or _NAMES.get(sys.platform, "libforetune.so"))
@@ -58,6 +59,8 @@ class _SessionOptions(Structure):
         ("orthonormal", c_uint32),
         ("unit_rms", c_uint32),
         ("downstream_blocks", c_uint32),
+        ("engine", c_char_p),
+        ("ort_lib", c_char_p),
     ]
 
 
@@ -71,6 +74,22 @@ class _PredictorOptions(Structure):
         ("micro_batch", c_uint32),
         ("reserved", c_uint32),
         ("allocator", _Allocator),
+        ("engine", c_char_p),
+        ("ort_lib", c_char_p),
+    ]
+
+
+class _ExportOptions(Structure):
+    _fields_ = [("struct_size", c_size_t), ("precision", c_uint32), ("with_preprocessing", c_uint32)]
+
+
+class _OnnxRuntimeInfo(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("oldest", c_char_p),
+        ("path", c_char_p),
+        ("version", c_char_p),
+        ("providers", c_char_p),
     ]
 
 
@@ -141,6 +160,10 @@ _predictor_destroy = _declare("predictor_destroy", POINTER(c_void_p), returns=No
 _predictor_predict = _declare("predictor_predict", c_void_p, _IMAGES, c_size_t, _LOGITS, c_size_t)
 _predictor_class_count = _declare("predictor_class_count", c_void_p, POINTER(c_size_t))
 
+_export = _declare("export", c_void_p, c_char_p, c_char_p, POINTER(_ExportOptions))
+_session_export = _declare("session_export", c_void_p, c_char_p, POINTER(_ExportOptions))
+_onnx_runtime_get = _declare("onnx_runtime_get", c_char_p, POINTER(_OnnxRuntimeInfo))
+
 if _abi_version() // 1000 != ABI_MAJOR:
     raise ImportError(f"the library has ABI {_abi_version() // 1000}, and {ABI_MAJOR} is needed")
 
@@ -204,8 +227,23 @@ def _set(options, fields):
     for name, value in fields.items():
         if name not in dict(options._fields_):
             raise TypeError(f"there is no option {name}")
-        setattr(options, name, value)
+        setattr(options, name, _text(value) if isinstance(value, (str, os.PathLike)) else value)
     return options
+
+
+def _text(value):
+    return None if value is None else os.fsencode(value)
+
+
+def _export_options(fields):
+    return byref(_set(_ExportOptions(struct_size=ctypes.sizeof(_ExportOptions)), fields))
+
+
+def onnx_runtime(ort_lib=None):
+    """Loads ONNX Runtime, for good: its `path`, `version`, `providers`, and the `oldest` version that is supported."""
+    info = _OnnxRuntimeInfo(struct_size=ctypes.sizeof(_OnnxRuntimeInfo))
+    _check(_onnx_runtime_get(_text(ort_lib), byref(info)))
+    return {name: getattr(info, name).decode() for name in ("path", "version", "providers", "oldest")}
 
 
 class _Handle:
@@ -232,6 +270,12 @@ class Model(_Handle):
     def __init__(self, path):
         super().__init__()
         _check(_model_open(os.fspath(path).encode(), None, byref(self._handle)))
+
+
+def export_onnx(model, adapter, path, **fields):
+    """Writes the model with the adapter at that path (None: with its own classifier) as one ONNX graph; `fields` are
+    named as in foretune_export_options."""
+    _check(_export(model._handle, _text(adapter), _text(path), _export_options(fields)))
 
 
 def session_options(preset=None, **fields):
@@ -309,6 +353,10 @@ class Session(_Handle):
 
     def save_adapter(self, path):
         _check(_save_adapter(self._handle, os.fspath(path).encode()))
+
+    def export_onnx(self, path, **fields):
+        """What has been learnt as one ONNX graph."""
+        _check(_session_export(self._handle, _text(path), _export_options(fields)))
 
     def adapter_bytes(self):
         size = c_size_t()

@@ -24,6 +24,10 @@ impl foretune_allocator {
     pub(crate) const NONE: foretune_allocator =
         foretune_allocator { allocate: None, release: None, user_data: std::ptr::null_mut() };
 
+    pub(crate) fn is_given(&self) -> bool {
+        self.allocate.is_some() || self.release.is_some()
+    }
+
     /// `None` for the library's own. Errors: only one of the two functions is there.
     pub(crate) fn host(self) -> Result<Option<Host>> {
         match (self.allocate, self.release) {

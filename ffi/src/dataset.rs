@@ -3,9 +3,10 @@
 use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::model::foretune_model;
-use crate::options::{Given, Target, foretune_session_options, one_of};
+use crate::options::{Given, foretune_session_options, one_of};
 use crate::session::{UserData, foretune_progress_callback};
 use crate::status::{Failure, foretune_status};
+use crate::target::Target;
 use foretune::adapter::check_writable;
 use foretune::data::{Dataset, Format, OpenOptions, Split};
 use foretune::engine::{self, Loaded};
@@ -200,12 +201,17 @@ impl Run<'_> {
         let plan = self.given.plan(self.model, dataset.classes.len(), [photos, threads], listing_bytes(&dataset))?;
         let saving = Saving { path: self.checkpoint.map(Path::to_owned), every: data.checkpoint_every };
         let resources = Resources::of_plan(&plan, saving, data.resume != 0);
-        match self.given.target {
+        match &self.given.target {
             Target::Cpu => self.on(&engine::cpu(self.model, self.given.cpu())?, &dataset, &resources),
             #[cfg(feature = "cuda")]
             Target::Cuda(device) => {
-                let native = foretune::cuda::load(self.model, self.given.cuda(device, &plan))?;
+                let native = foretune::cuda::load(self.model, self.given.cuda(*device, &plan))?;
                 self.on(&native.by_blocks(plan.chunk), &dataset, &resources)
+            }
+            #[cfg(feature = "ort")]
+            Target::Ort(runtime) => {
+                let loaded = engine::ort::OrtModel::new(self.model, runtime.clone())?;
+                self.on(&loaded, &dataset, &resources)
             }
         }
     }

@@ -30,7 +30,7 @@ pub struct foretune_device_info {
 versioned!(foretune_device_info);
 
 /// What `foretune_abi_version` returns of the library this header belongs to.
-pub const FORETUNE_ABI_VERSION: u32 = 1001;
+pub const FORETUNE_ABI_VERSION: u32 = 1002;
 
 /// The library's version, "major.minor.patch", static. Any thread.
 #[unsafe(no_mangle)]
@@ -45,15 +45,16 @@ pub extern "C" fn foretune_abi_version() -> u32 {
     FORETUNE_ABI_VERSION
 }
 
-/// How the library was built and what it found of the CPU, UTF-8, static: "foretune 0.1.0 x86_64-linux, avx512, cuda". Any thread.
+/// How the library was built and what it found of the CPU, UTF-8, static: "foretune 0.1.0 x86_64-linux, avx512, cuda, ort". Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foretune_build_info() -> *const c_char {
     static INFO: OnceLock<CString> = OnceLock::new();
     let made = INFO.get_or_init(|| {
         let isa = foretune::cpu::isa::Isa::detect().map_or("unknown instructions", |isa| isa.name());
         let cuda = if cfg!(feature = "cuda") { ", cuda" } else { "" };
+        let ort = if cfg!(feature = "ort") { ", ort" } else { "" };
         let (version, arch, os) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
-        CString::new(format!("foretune {version} {arch}-{os}, {isa}{cuda}")).unwrap_or_default()
+        CString::new(format!("foretune {version} {arch}-{os}, {isa}{cuda}{ort}")).unwrap_or_default()
     });
     made.as_ptr()
 }

@@ -4,13 +4,14 @@ use crate::allocator::foretune_allocator;
 use crate::argument::{self, versioned};
 use crate::guard::call;
 use crate::guess::{guess_of, number_of};
-use crate::info::{FORETUNE_DEVICE_AUTO, FORETUNE_DEVICE_CPU};
+use crate::info::FORETUNE_DEVICE_CPU;
 use crate::status::{Failure, Result, foretune_status};
+use crate::target::{Asked, Target};
 use foretune::Model;
 use foretune::backend::Precision;
-use foretune::cpu::{self, CpuOptions};
+use foretune::cpu::CpuOptions;
 #[cfg(feature = "cuda")]
-use foretune::cuda::{self, CudaOptions};
+use foretune::cuda::CudaOptions;
 use foretune::memory::{Budget, Plan, Planned, Wishes};
 use foretune::tune::{HeadKind, OptimizerKind, Preset, TuneOptions, usual_insertion, usual_warmup};
 use std::ffi::{c_char, c_void};
@@ -118,6 +119,12 @@ pub struct foretune_session_options {
     pub unit_rms: u32,
     /// Blocks of `FORETUNE_GUESS_DOWNSTREAM`, 1 to 255. 0 with other guesses.
     pub downstream_blocks: u32,
+    /// Whose kernels run, UTF-8: "native" (or null) for the library's own, "ort" for ONNX Runtime on the CPU, "ort:PROVIDER" for one of
+    /// its execution providers. ONNX Runtime takes what memory it likes, in f32: `device`, `precision`, `budget`, `cuda_context` and
+    /// `allocator` are for the native engine.
+    pub engine: *const c_char,
+    /// ONNX Runtime, UTF-8: the file or its folder; null: `ORT_DYLIB_PATH`, then the usual places. See `foretune_onnx_runtime_get`.
+    pub ort_lib: *const c_char,
 }
 
 versioned!(foretune_session_options);
@@ -164,6 +171,8 @@ fn of_preset(preset: Preset) -> foretune_session_options {
         orthonormal: 0,
         unit_rms: 0,
         downstream_blocks: 0,
+        engine: std::ptr::null(),
+        ort_lib: std::ptr::null(),
     }
 }
 
@@ -204,13 +213,6 @@ pub unsafe extern "C" fn foretune_session_options_default(
 
 /// Steps of a session that keeps its rate.
 pub(crate) const ENDLESS: u64 = u64::MAX;
-
-/// What computes.
-pub(crate) enum Target {
-    Cpu,
-    #[cfg(feature = "cuda")]
-    Cuda(usize),
-}
 
 /// Options as Rust knows them.
 pub(crate) struct Given {
@@ -268,8 +270,21 @@ impl Given {
             seed: raw.seed,
             ..TuneOptions::default()
         };
+        let asked = Asked {
+            engine: raw.engine,
+            ort_lib: raw.ort_lib,
+            device: raw.device,
+            precision,
+            threads: threads(raw.threads),
+            native: [
+                ("budget", raw.budget != 0),
+                ("cuda_context", !raw.cuda_context.is_null() || !raw.cuda_stream.is_null()),
+                ("allocator", raw.allocator.is_given()),
+            ],
+        };
         Ok(Given {
-            target: target(raw.device, precision)?,
+            // SAFETY: as above.
+            target: unsafe { asked.target()? },
             precision,
             classes: classes.collect::<Result<_>>()?,
             tune,
@@ -284,11 +299,7 @@ impl Given {
     /// Examples a pass with memory to spare.
     pub fn micro_batch(&self) -> usize {
         match self.raw.micro_batch as usize {
-            0 => match self.target {
-                Target::Cpu => self.tune.batch.min(cpu::USUAL_MICRO_BATCH),
-                #[cfg(feature = "cuda")]
-                Target::Cuda(_) => self.tune.batch.min(cuda::USUAL_MICRO_BATCH),
-            },
+            0 => self.tune.batch.min(self.target.usual_micro_batch()),
             given => given.min(self.tune.batch),
         }
     }
@@ -310,6 +321,8 @@ impl Given {
             Target::Cpu => Plan::new(job, budget),
             #[cfg(feature = "cuda")]
             Target::Cuda(_) => Plan::on_device(job, self.precision, budget),
+            #[cfg(feature = "ort")]
+            Target::Ort(_) => Plan::new(job, None),
         }
     }
 
@@ -334,30 +347,4 @@ pub(crate) fn threads(value: u32) -> usize {
 pub(crate) fn one_of<T: Copy>(name: &str, value: u32, all: &[T]) -> Result<T> {
     let found = all.get(value as usize).copied();
     found.ok_or_else(|| Failure::argument(format!("{name} is {value}, which is none of its {} values", all.len())))
-}
-
-/// Errors: a GPU was asked for by a number that none has, or in a build without.
-pub(crate) fn target(device: i32, precision: Precision) -> Result<Target> {
-    #[cfg(feature = "cuda")]
-    return match device {
-        FORETUNE_DEVICE_CPU => Ok(Target::Cpu),
-        FORETUNE_DEVICE_AUTO => Ok(cuda::first_usable(precision).map_or(Target::Cpu, Target::Cuda)),
-        ordinal => match usize::try_from(ordinal) {
-            Ok(ordinal) => Ok(Target::Cuda(ordinal)),
-            Err(_) => Err(Failure::argument(format!(
-                "device is {ordinal}; give FORETUNE_DEVICE_CPU, _AUTO, or a GPU's number"
-            ))),
-        },
-    };
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = precision;
-        match device {
-            FORETUNE_DEVICE_CPU | FORETUNE_DEVICE_AUTO => Ok(Target::Cpu),
-            _ => Err(Failure::new(
-                crate::status::FORETUNE_NO_DEVICE,
-                "this build computes on the CPU only (feature `cuda`)",
-            )),
-        }
-    }
 }

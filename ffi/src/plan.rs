@@ -13,9 +13,9 @@ use foretune::Error;
 pub struct foretune_plan {
     /// sizeof, set by the caller.
     pub struct_size: usize,
-    /// Bytes in all: never more are in use, of the memory that the budget is a ceiling for.
+    /// Bytes in all: never more are in use, of the memory that the budget is a ceiling for. 0 with ONNX Runtime, which does not say.
     pub bytes: u64,
-    /// The smallest budget that works.
+    /// The smallest budget that works; 0 with ONNX Runtime, which has none.
     pub smallest_budget: u64,
     /// Examples a pass.
     pub micro_batch: u32,
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn foretune_plan_session(
         };
         let found = match &wanted {
             Ok(plan) => foretune_plan {
-                bytes: plan.total(),
+                bytes: if given.target.is_bounded() { plan.total() } else { 0 },
                 smallest_budget: smallest,
                 micro_batch: plan.micro_batch as u32,
                 tangents_per_pass: plan.tangents_per_pass as u32,

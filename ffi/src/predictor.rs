@@ -6,16 +6,21 @@ use crate::guard::{call, destroy};
 use crate::image::{self, foretune_image};
 use crate::info::FORETUNE_DEVICE_CPU;
 use crate::model::{describe, foretune_model, foretune_preprocess};
-use crate::options::{FORETUNE_PRECISION_F32, Target, precision, target, threads};
+use crate::options::{FORETUNE_PRECISION_F32, precision, threads};
 use crate::output::Texts;
 use crate::status::{Failure, Result, foretune_status};
+use crate::target::{Asked, Target};
 use foretune::adapter::Adapter;
 use foretune::cpu::{CpuBackend, CpuOptions};
 #[cfg(feature = "cuda")]
 use foretune::cuda::{self, CudaOptions};
 use foretune::data::Preparer;
 use foretune::engine::{Engine, Native};
+#[cfg(feature = "ort")]
+use foretune::engine::{Loaded, ort::OrtModel};
 use foretune::memory::Allocate;
+#[cfg(feature = "ort")]
+use foretune::tune::GuessKind;
 use foretune::{Classifier, Model, Predictor};
 use std::ffi::c_char;
 use std::path::Path;
@@ -49,6 +54,10 @@ pub struct foretune_predictor_options {
     pub reserved: u32,
     /// Serves the memory of passes on the CPU; all zero: the library's own.
     pub allocator: foretune_allocator,
+    /// Whose kernels run, as in `foretune_session_options`; null: the library's own.
+    pub engine: *const c_char,
+    /// ONNX Runtime, as in `foretune_session_options`.
+    pub ort_lib: *const c_char,
 }
 
 versioned!(foretune_predictor_options);
@@ -63,6 +72,8 @@ fn defaults() -> foretune_predictor_options {
         micro_batch: 0,
         reserved: 0,
         allocator: foretune_allocator::NONE,
+        engine: std::ptr::null(),
+        ort_lib: std::ptr::null(),
     }
 }
 
@@ -86,7 +97,7 @@ pub unsafe extern "C" fn foretune_predictor_options_default(
 /// is the caller's to destroy. Any thread.
 ///
 /// Errors: `FORETUNE_IO`, `FORETUNE_BAD_ADAPTER`, `FORETUNE_BAD_OPTIONS`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_NO_DEVICE`,
-/// `FORETUNE_DEVICE_MEMORY`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_INVALID_ARGUMENT`; `*predictor` is null then.
+/// `FORETUNE_DEVICE_MEMORY`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_INVALID_ARGUMENT`; `*predictor` is null then.
 ///
 /// # Safety
 /// Pointers are null or valid for the call; the allocator for the predictor's life.
@@ -141,13 +152,23 @@ unsafe fn make(
     let classifier = Classifier::new(model.clone(), adapter)?;
     let precision = precision(given.precision)?;
     let micro_batch = if given.micro_batch == 0 { 8 } else { given.micro_batch as usize };
-    let engines = match target(given.device, precision)? {
+    let slots = || match given.slots.max(1) {
+        slots if slots > 1 << 10 => Err(Failure::argument(format!("slots is {slots}; give at most 1024"))),
+        slots => Ok(slots),
+    };
+    let threads = if given.slots > 1 && given.threads == 0 { 1 } else { threads(given.threads) };
+    let asked = Asked {
+        engine: given.engine,
+        ort_lib: given.ort_lib,
+        device: given.device,
+        precision,
+        threads,
+        native: [("allocator", given.allocator.is_given())],
+    };
+    type Engines = Vec<Box<dyn Engine + Send>>;
+    // SAFETY: as above.
+    let engines: Engines = match unsafe { asked.target()? } {
         Target::Cpu => {
-            let slots = given.slots.max(1);
-            if slots > 1 << 10 {
-                return Err(Failure::argument(format!("slots is {slots}; give at most 1024")));
-            }
-            let threads = if slots > 1 && given.threads == 0 { 1 } else { threads(given.threads) };
             let allocator: Option<Arc<dyn Allocate>> = match given.allocator.host()? {
                 Some(host) => Some(Arc::new(host)),
                 None => None,
@@ -160,13 +181,19 @@ unsafe fn make(
                 };
                 Ok(Box::new(Native::load(backend, &classifier.model)?.engine(classifier.layout, micro_batch, 0)?))
             };
-            (0..slots).map(engine).collect::<Result<Vec<_>>>()?
+            (0..slots()?).map(engine).collect::<Result<_>>()?
         }
         #[cfg(feature = "cuda")]
         Target::Cuda(device) => {
             let options = CudaOptions { device, precision, ..CudaOptions::default() };
             let native = cuda::load(&classifier.model, options)?;
-            vec![Box::new(native.engine(classifier.layout, micro_batch, 0)?) as Box<dyn Engine + Send>]
+            vec![Box::new(native.engine(classifier.layout, micro_batch, 0)?)]
+        }
+        #[cfg(feature = "ort")]
+        Target::Ort(runtime) => {
+            let loaded = OrtModel::new(&classifier.model, runtime)?;
+            let engine = |_| loaded.make(classifier.layout, micro_batch, 0, GuessKind::None);
+            (0..slots()?).map(engine).collect::<foretune::Result<_>>()?
         }
     };
     let names = Texts::new(classifier.classes.as_deref().unwrap_or_default());
@@ -178,7 +205,7 @@ unsafe fn make(
 /// Logits `[count, classes]`, row-major, of `count` images to `logits` of `logits_count` elements. Any number of threads at a time: each
 /// takes a slot, and waits while there is none.
 ///
-/// Errors: `FORETUNE_BAD_SHAPE`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_INVALID_ARGUMENT`.
+/// Errors: `FORETUNE_BAD_SHAPE`, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_INVALID_ARGUMENT`.
 ///
 /// # Safety
 /// Pointers are null or valid for the call, `images` for `count` elements and their data for what they say, `logits` for

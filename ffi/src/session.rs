@@ -4,14 +4,18 @@ use crate::argument::{self, versioned};
 use crate::guard::{Exclusive, call, destroy};
 use crate::image::{self, foretune_image};
 use crate::model::foretune_model;
-use crate::options::{ENDLESS, Given, Target, foretune_session_options};
+use crate::options::{ENDLESS, Given, foretune_session_options};
 use crate::output::Texts;
+use crate::session_memory::Memory;
 use crate::status::{Failure, Result, foretune_status};
+use crate::target::Target;
 use foretune::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use foretune::cuda::CudaBackend;
 use foretune::data::Preparer;
 use foretune::engine::Native;
+#[cfg(feature = "ort")]
+use foretune::engine::ort::OrtModel;
 use foretune::memory::{Allocate, Counted, Plan, System};
 use foretune::tune::HeadKind;
 use foretune::{Metrics, Model, Session, SessionOptions};
@@ -30,14 +34,7 @@ pub(crate) struct Inner {
     pub session: Session,
     preparer: Preparer,
     pub names: Texts,
-    memory: Memory,
-}
-
-/// Who knows what is in use.
-enum Memory {
-    Host(Arc<Counted>),
-    #[cfg(feature = "cuda")]
-    Device(Arc<Native<CudaBackend>>),
+    pub memory: Memory,
 }
 
 /// What the last step came to.
@@ -58,23 +55,7 @@ pub struct foretune_metrics {
     pub lr: f64,
 }
 
-/// Bytes in use.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct foretune_memory {
-    /// sizeof, set by the caller.
-    pub struct_size: usize,
-    /// Of passes, in the host's memory.
-    pub host_bytes: u64,
-    /// The most that has been in use.
-    pub host_peak: u64,
-    /// Of the GPU's memory, all that is ours.
-    pub device_bytes: u64,
-    /// The most that has been in use.
-    pub device_peak: u64,
-}
-
-versioned!(foretune_metrics, foretune_memory);
+versioned!(foretune_metrics);
 
 /// Called ahead of each micro-batch and at the end, on the thread that made the call, with the call's images that are done and all of
 /// them. Return 0 to stop the call, which then returns `FORETUNE_CANCELLED`, unless it is done. Of the session it may use
@@ -99,7 +80,7 @@ impl UserData {
 /// need. `*session` is the caller's to destroy. Any thread.
 ///
 /// Errors: `FORETUNE_BAD_OPTIONS`, `FORETUNE_BUDGET`, `FORETUNE_OUT_OF_MEMORY`, `FORETUNE_NO_DEVICE`, `FORETUNE_DEVICE_MEMORY`,
-/// `FORETUNE_DEVICE_FAILED`, `FORETUNE_BAD_MODEL`, `FORETUNE_INVALID_ARGUMENT`; `*session` is null then.
+/// `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_BAD_MODEL`, `FORETUNE_INVALID_ARGUMENT`; `*session` is null then.
 ///
 /// # Safety
 /// Pointers are null or valid for the call; the context, stream and allocator for the session's life.
@@ -141,7 +122,7 @@ fn make(model: &Model, given: &Given, plan: &Plan) -> Result<(Session, Memory)> 
         tangents_per_pass: plan.tangents_per_pass.max(1),
     };
     let classes = given.classes.clone();
-    match given.target {
+    match &given.target {
         Target::Cpu => {
             let source: Box<dyn Allocate> = match given.raw.allocator.host()? {
                 Some(host) => Box::new(host),
@@ -155,7 +136,7 @@ fn make(model: &Model, given: &Given, plan: &Plan) -> Result<(Session, Memory)> 
         #[cfg(feature = "cuda")]
         Target::Cuda(device) => {
             use std::ptr::NonNull;
-            let cuda = given.cuda(device, plan);
+            let cuda = given.cuda(*device, plan);
             let backend = match (NonNull::new(given.raw.cuda_context), NonNull::new(given.raw.cuda_stream)) {
                 (None, None) => CudaBackend::new(cuda)?,
                 // SAFETY: the host's promise, in the documentation of the options.
@@ -164,6 +145,11 @@ fn make(model: &Model, given: &Given, plan: &Plan) -> Result<(Session, Memory)> 
             };
             let native = Arc::new(Native::load(backend, model)?.by_blocks(plan.chunk));
             Ok((Session::new(model, native.clone(), options, classes)?, Memory::Device(native)))
+        }
+        #[cfg(feature = "ort")]
+        Target::Ort(runtime) => {
+            let loaded = Arc::new(OrtModel::new(model, runtime.clone())?);
+            Ok((Session::new(model, loaded, options, classes)?, Memory::Unknown))
         }
     }
 }
@@ -222,8 +208,8 @@ pub(crate) unsafe fn with_labelled<R>(
 /// One thread at a time.
 ///
 /// Errors: `FORETUNE_BAD_SHAPE` (nothing has changed), `FORETUNE_CANCELLED`, `FORETUNE_DIVERGED`, `FORETUNE_BAD_OPTIONS` before there is a
-/// head, `FORETUNE_DEVICE_FAILED`, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`. Whichever, the state is that of the
-/// last complete step.
+/// head, `FORETUNE_DEVICE_FAILED`, `FORETUNE_ONNX_RUNTIME`, `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`. Whichever,
+/// the state is that of the last complete step.
 ///
 /// # Safety
 /// Pointers are null or valid for the call, `images` and `labels` for `count` elements, the images' data for what they say.
@@ -285,56 +271,6 @@ pub unsafe extern "C" fn foretune_session_predict(
     call(|| unsafe {
         let logits = argument::slice_mut("logits", logits, logits_count)?;
         with_images(session, images, count, |session, images| Ok(session.predict(images, logits)?))
-    })
-}
-
-/// Gives back the memory of passes, of the host and the GPU; what has been learnt stays, and the next call that computes obtains it
-/// again. On a GPU weights stay. One thread at a time.
-///
-/// Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// `session` is null or a session.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_trim(session: *mut foretune_session) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        with(session, |inner| {
-            inner.session.trim();
-            Ok(())
-        })
-    })
-}
-
-/// Writes bytes in use and their peak to `*memory`, whose size is set. One thread at a time.
-///
-/// Errors: `FORETUNE_BUSY`, `FORETUNE_POISONED`, `FORETUNE_INVALID_ARGUMENT`.
-///
-/// # Safety
-/// Pointers are null or valid for the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foretune_session_get_memory(
-    session: *const foretune_session,
-    memory: *mut foretune_memory,
-) -> foretune_status {
-    // SAFETY: the caller's promise.
-    call(|| unsafe {
-        let mut found =
-            foretune_memory { struct_size: 0, host_bytes: 0, host_peak: 0, device_bytes: 0, device_peak: 0 };
-        with(session, |inner| {
-            match &inner.memory {
-                Memory::Host(counted) => {
-                    (found.host_bytes, found.host_peak) = (counted.bytes() as u64, counted.peak() as u64);
-                }
-                #[cfg(feature = "cuda")]
-                Memory::Device(native) => {
-                    let device = native.backend().device();
-                    (found.device_bytes, found.device_peak) = (device.bytes(), device.peak());
-                }
-            }
-            Ok(())
-        })?;
-        argument::write(memory, found)
     })
 }
 

@@ -47,6 +47,8 @@ pub const FORETUNE_POISONED: foretune_status = 17;
 pub const FORETUNE_PANIC: foretune_status = 18;
 /// Something that none of the others says.
 pub const FORETUNE_INTERNAL: foretune_status = 19;
+/// ONNX Runtime was not found, cannot be used, or failed; or the library was built without it.
+pub const FORETUNE_ONNX_RUNTIME: foretune_status = 20;
 
 /// A status and its text.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl From<Error> for Failure {
             Error::NoDevice(_) => FORETUNE_NO_DEVICE,
             Error::DeviceMemory { .. } => FORETUNE_DEVICE_MEMORY,
             Error::Device { .. } => FORETUNE_DEVICE_FAILED,
+            Error::OnnxRuntime(_) => FORETUNE_ONNX_RUNTIME,
             _ => FORETUNE_INTERNAL,
         };
         let text = match error {
@@ -135,6 +138,7 @@ pub extern "C" fn foretune_status_string(status: foretune_status) -> *const c_ch
         FORETUNE_POISONED => c"the handle is poisoned by an earlier panic",
         FORETUNE_PANIC => c"a bug in the library",
         FORETUNE_INTERNAL => c"internal error",
+        FORETUNE_ONNX_RUNTIME => c"ONNX Runtime cannot be used or failed",
         _ => c"unknown status",
     };
     text.as_ptr()

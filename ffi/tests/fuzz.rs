@@ -35,7 +35,8 @@ prop_compose! {
         budget in prop_oneof![Just(0u64), Just(1), Just(8 << 20), any::<u64>()],
         [steps, warmup_steps, seed] in prop::array::uniform3(prop_oneof![0u64..9, any::<u64>()]),
         class_count in 0usize..4,
-        size in prop_oneof![Just(208usize), Just(176), 0usize..300, any::<usize>()],
+        size in prop_oneof![4 => Just(224usize), 1 => Just(208), 1 => Just(176), 1 => 0usize..300, 1 => any::<usize>()],
+        engine in 0usize..ENGINES.len(),
     ) -> foretune_session_options {
         let mut options = std::mem::MaybeUninit::<foretune_session_options>::uninit();
         // SAFETY: of that size.
@@ -50,6 +51,8 @@ prop_compose! {
             weight_decay, momentum, clip, power, rank, orthonormal, unit_rms, downstream_blocks, budget, steps, warmup_steps, seed, threads: 1,
             classes: NAMES.0.as_ptr(),
             class_count,
+            // Half a pointer is none.
+            engine: if size == 224 { ENGINES[engine].map_or(std::ptr::null(), CStr::as_ptr) } else { std::ptr::null() },
             ..defaults
         }
     }
@@ -59,6 +62,10 @@ struct Names([*const std::ffi::c_char; 4]);
 // SAFETY: static texts.
 unsafe impl Sync for Names {}
 static NAMES: Names = Names([c"a".as_ptr(), c"b".as_ptr(), c"c".as_ptr(), c"d".as_ptr()]);
+
+/// None that loads ONNX Runtime.
+const ENGINES: [Option<&CStr>; 6] =
+    [None, None, Some(c"native"), Some(c"ort:"), Some(c"ort:none"), Some(c"native:cpu")];
 
 /// A call on a session.
 #[derive(Clone, Debug)]
@@ -124,7 +131,7 @@ fn images(images: &[Image]) -> (Vec<foretune_image>, Vec<u32>) {
 }
 
 fn sound(status: foretune_status) {
-    assert!((FORETUNE_OK..=FORETUNE_INTERNAL).contains(&status), "{status}");
+    assert!((FORETUNE_OK..=FORETUNE_ONNX_RUNTIME).contains(&status), "{status}");
     // SAFETY: static or this thread's text.
     let text = unsafe { CStr::from_ptr(foretune_last_error()) }.to_str().unwrap();
     assert!(status == FORETUNE_OK || !text.is_empty());

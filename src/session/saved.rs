@@ -5,7 +5,7 @@ use crate::adapter::{Adapter, Backbone};
 use crate::files::write_atomic;
 use crate::model::PromptLayout;
 use crate::tune::{HeadKind, Prototypes, TrainState};
-use crate::{Error, Result, container};
+use crate::{Classifier, Error, Result, container};
 use ndarray::Array3;
 use std::path::Path;
 
@@ -49,6 +49,13 @@ impl Session {
             step: state.step,
             backbone: Backbone::new(spec, &self.identity.fingerprint),
         })
+    }
+
+    /// What has been learnt, on the session's model: what predicts and what is exported. Errors: [`Error::Options`] before there is a
+    /// head; the model's own classifier cannot be read.
+    pub fn classifier(&mut self) -> Result<Classifier> {
+        let adapter = self.adapter()?;
+        Classifier::new(self.model.clone(), Some((adapter, Path::new("(adapter of the session)"))))
     }
 
     /// The bytes of a checkpoint: everything needed to go on and give the bits this session would give. `path` is for messages.

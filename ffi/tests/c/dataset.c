@@ -1,4 +1,4 @@
-/* One run over a data set: dataset MODEL_FOLDER CUB_FOLDER ADAPTER [STOP_AFTER CHECKPOINT]. */
+/* One run over a data set: dataset MODEL_FOLDER CUB_FOLDER ADAPTER [STOP_AFTER CHECKPOINT]. ENGINE in the environment is the engine. */
 #include "check.h"
 
 static int32_t stop_after(uint64_t step, uint64_t steps, void *user_data) {
@@ -17,6 +17,7 @@ int main(int argc, char **argv) {
     options.batch = 8;
     options.insert_at = 2;
     options.seed = 3;
+    options.engine = getenv("ENGINE");
     foretune_dataset_options dataset;
     OK(foretune_dataset_options_default(&dataset, sizeof dataset));
     dataset.format = FORETUNE_FORMAT_CUB;

@@ -37,7 +37,9 @@ AT(session_options, rank, 192);
 AT(session_options, orthonormal, 196);
 AT(session_options, unit_rms, 200);
 AT(session_options, downstream_blocks, 204);
-SIZE(session_options, 208);
+AT(session_options, engine, 208);
+AT(session_options, ort_lib, 216);
+SIZE(session_options, 224);
 
 AT(allocator, allocate, 0);
 AT(allocator, release, 8);
@@ -87,7 +89,9 @@ SIZE(preprocess, 56);
 AT(predictor_options, device, 8);
 AT(predictor_options, slots, 16);
 AT(predictor_options, allocator, 32);
-SIZE(predictor_options, 56);
+AT(predictor_options, engine, 56);
+AT(predictor_options, ort_lib, 64);
+SIZE(predictor_options, 72);
 
 AT(dataset_options, format, 8);
 AT(dataset_options, val_fraction, 24);
@@ -104,6 +108,16 @@ AT(device_info, device, 8);
 AT(device_info, total_bytes, 16);
 AT(device_info, name, 24);
 SIZE(device_info, 152);
+
+AT(onnx_runtime_info, oldest, 8);
+AT(onnx_runtime_info, path, 16);
+AT(onnx_runtime_info, version, 24);
+AT(onnx_runtime_info, providers, 32);
+SIZE(onnx_runtime_info, 40);
+
+AT(export_options, precision, 8);
+AT(export_options, with_preprocessing, 12);
+SIZE(export_options, 16);
 #endif
 _Static_assert(sizeof(foretune_status) == 4, "status");
 

@@ -4,10 +4,11 @@
 
 use crate::{Error, Result};
 use libloading::{Library, Symbol};
+use ort::environment::Environment;
 use std::env;
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Minor version of the oldest ONNX Runtime that works: `ort` is built for its API, and nothing older has been tried.
 pub const OLDEST: u32 = ort::MINOR_VERSION;
@@ -49,13 +50,13 @@ pub fn load(path: Option<&Path>) -> Result<Runtime> {
         };
     }
     let (path, source) = match (path, env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty())) {
-        (Some(path), _) => (Some(file_in(path)), "--ort-lib"),
-        (None, Some(path)) => (Some(file_in(Path::new(&path))), "ORT_DYLIB_PATH"),
+        (Some(path), _) => (Some(file_in(path)), ""),
+        (None, Some(path)) => (Some(file_in(Path::new(&path))), " (ORT_DYLIB_PATH)"),
         (None, None) => (None, ""),
     };
     let runtime = match path {
         Some(path) => {
-            probe(&path).map_err(|problem| Error::OnnxRuntime(format!("{} ({source}): {problem}", path.display())))?
+            probe(&path).map_err(|problem| Error::OnnxRuntime(format!("{}{source}: {problem}", path.display())))?
         }
         None => {
             // What was found and could not be used is worth more than that nothing was found.
@@ -69,7 +70,7 @@ pub fn load(path: Option<&Path>) -> Result<Runtime> {
                 Err(_) => None,
             });
             found.ok_or_else(|| Error::OnnxRuntime(problem.unwrap_or_else(|| {
-                format!("{NAME} was not found; give --ort-lib PATH or ORT_DYLIB_PATH, or install it: `pip install onnxruntime` \
+                format!("{NAME} was not found; give its path (--ort-lib, ort_lib) or set ORT_DYLIB_PATH, or install it: `pip install onnxruntime` \
                          brings it within the package, onnxruntime/capi; GitHub's microsoft/onnxruntime has it by itself")
             })))?
         }
@@ -91,11 +92,12 @@ fn start(runtime: &Runtime) -> Result<()> {
             _ => log::trace!("ONNX Runtime: {message}"),
         }
     };
-    builder.with_name("foretune").with_telemetry(false).with_logger(std::sync::Arc::new(logger)).commit();
+    builder.with_name("foretune").with_telemetry(false).with_logger(Arc::new(logger)).commit();
     // Kept for good: `ort` would release it when the process ends, after what 1.22 and others need for that is gone, which is a
     // crash (pykeio/ort, issue 609).
-    let environment = ort::environment::Environment::current().map_err(|error| super::failed("start", &error))?;
-    std::mem::forget(environment);
+    static KEPT: OnceLock<Arc<Environment>> = OnceLock::new();
+    let environment = Environment::current().map_err(|error| super::failed("start", &error))?;
+    KEPT.get_or_init(|| environment);
     Ok(())
 }
 

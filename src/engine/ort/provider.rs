@@ -93,7 +93,7 @@ impl Provider {
             .map(|provider| provider.to_string())
             .collect();
         Err(Error::OnnxRuntime(format!(
-            "this build has no execution provider `{self}`, only {}; give --ort-lib another build",
+            "this build has no execution provider `{self}`, only {}; give the path of another build (--ort-lib, ort_lib)",
             built.join(", ")
         )))
     }
