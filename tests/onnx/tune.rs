@@ -22,7 +22,19 @@ impl Observer for Losses {
 
 /// Losses of every step, and the prompts at the end.
 fn run(model: &Model, loaded: &dyn Loaded, dataset: &Dataset, options: &TuneOptions) -> (Vec<f64>, Vec<f32>) {
-    let resources = Resources { micro_batch: 5, tangents_per_pass: 3, ..Resources::default() };
+    run_by(5, 3, model, loaded, dataset, options)
+}
+
+/// As [`run`], so many examples and tangents a pass.
+fn run_by(
+    micro_batch: usize,
+    tangents_per_pass: usize,
+    model: &Model,
+    loaded: &dyn Loaded,
+    dataset: &Dataset,
+    options: &TuneOptions,
+) -> (Vec<f64>, Vec<f32>) {
+    let resources = Resources { micro_batch, tangents_per_pass, ..Resources::default() };
     let job = Job { model, loaded, dataset, options, resources: &resources, head_from: None };
     let mut losses = Losses::default();
     let trained = job.train(&mut losses).unwrap();
@@ -79,6 +91,40 @@ fn runs_follow_the_native_engine() {
                 ..TuneOptions::default()
             };
             compare(&model, &dataset, &options, 2e-3);
+        }
+    }
+}
+
+/// Micro-batches of one example, passes of one tangent and threads change no bit.
+#[test]
+fn the_same_bits_however_a_batch_is_cut() {
+    if !runtime() {
+        return;
+    }
+    let bench = Bench::new(5, 2);
+    let model = Model::open(&bench.path("model"), &LoadOptions::default()).unwrap();
+    let dataset = Dataset::open(&bench.path("data"), Format::Folder, &OpenOptions::default()).unwrap();
+    for head in [HeadKind::Linear, HeadKind::Prototype] {
+        let options = TuneOptions {
+            guess: GuessKind::Activation,
+            head,
+            tangents: 4,
+            steps: 4,
+            warmup: 1,
+            batch: 7,
+            lr: 0.01,
+            augment: AugmentKind::None,
+            val_fraction: 0.0,
+            ..TuneOptions::default()
+        };
+        let cut = |threads, micro_batch, tangents| {
+            let loaded = OrtModel::new(&model, OrtOptions { threads, ..OrtOptions::default() }).unwrap();
+            let (losses, prompts) = run_by(micro_batch, tangents, &model, &loaded, &dataset, &options);
+            (losses, prompts.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let whole = cut(1, 7, 4);
+        for (threads, micro_batch, tangents) in [(2, 7, 4), (1, 1, 4), (1, 3, 4), (2, 6, 1), (1, 1, 3)] {
+            assert_eq!(cut(threads, micro_batch, tangents), whole, "{head:?}: {threads}, {micro_batch}, {tangents}");
         }
     }
 }
