@@ -106,12 +106,7 @@ impl Own {
             pre_norm: facts.pre_norm,
             layer_scale: facts.layer_scale,
             pooling: self.pooling,
-            final_norm: match (facts.norm, facts.fc_norm) {
-                (true, true) => FinalNorm::Both,
-                (true, false) => FinalNorm::BeforePool,
-                (false, true) => FinalNorm::AfterPool,
-                (false, false) => FinalNorm::None,
-            },
+            final_norm: facts.final_norm(),
             classes: facts.classes,
         };
         let position = self.position.map(|Position { grid, covers_class, covers_extra }| PositionLayout {

@@ -325,12 +325,7 @@ pub(super) fn infer(parts: &Parts, facts: &Facts, args: Option<&Fields>, options
             (false, true) => Pooling::PatchMean,
             (false, false) => Pooling::Cls,
         },
-        final_norm: match (facts.norm, facts.fc_norm) {
-            (true, true) => FinalNorm::Both,
-            (true, false) => FinalNorm::BeforePool,
-            (false, true) => FinalNorm::AfterPool,
-            (false, false) => FinalNorm::None,
-        },
+        final_norm: facts.final_norm(),
         classes: facts.classes,
     };
     let arrangement = Arrangement {

@@ -35,15 +35,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Checkpoint`] when `bytes` are not a whole and well-formed safetensors file.
     pub fn from_bytes(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
-        Self::collect(path, file::tensors(&WeightFile::from_bytes(path, bytes))?)
+        Ok(Self::from_tensors(path, file::tensors(&WeightFile::from_bytes(path, bytes))?))
     }
 
     fn single(path: &Path) -> Result<Self> {
-        Self::collect(path, file::tensors(&WeightFile::map(path)?)?)
-    }
-
-    fn collect(path: &Path, tensors: Vec<TensorRef>) -> Result<Self> {
-        Ok(Self::from_tensors(path, tensors))
+        Ok(Self::from_tensors(path, file::tensors(&WeightFile::map(path)?)?))
     }
 
     /// Tensors that `path` was found to hold, each with a name of its own.

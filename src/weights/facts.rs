@@ -3,6 +3,7 @@
 use super::names::Parts;
 use super::tensor::TensorRef;
 use crate::Result;
+use crate::model::FinalNorm;
 
 /// Sizes read off the tensors. They have been checked to be non-zero and of the right rank, nothing more.
 #[derive(Debug)]
@@ -100,6 +101,16 @@ impl Facts {
             classes,
             two_heads: has("head_dist.weight"),
         })
+    }
+
+    /// Which norms there are around pooling.
+    pub(crate) fn final_norm(&self) -> FinalNorm {
+        match (self.norm, self.fc_norm) {
+            (true, true) => FinalNorm::Both,
+            (true, false) => FinalNorm::BeforePool,
+            (false, true) => FinalNorm::AfterPool,
+            (false, false) => FinalNorm::None,
+        }
     }
 
     /// Register and distillation tokens.

@@ -14,6 +14,8 @@ use foretune::model::{Model, PromptLayout};
 use foretune::tune::GuessKind;
 use serde_json::json;
 
+type Make<'a> = dyn Fn() -> Result<Box<dyn Loaded>> + 'a;
+
 /// A kind of pass on one engine.
 struct Row<'a> {
     engine: &'a str,
@@ -39,7 +41,7 @@ pub(super) fn run(args: &BenchArgs, provider: Provider, global: &Global) -> Resu
         Ok(Box::new(OrtModel::new(&model, options)?))
     };
     let name = format!("ort:{provider}");
-    let makers: [(&str, &dyn Fn() -> Result<Box<dyn Loaded>>); 2] = [("native", &native), (&name, &runtime)];
+    let makers: [(&str, &Make); 2] = [("native", &native), (&name, &runtime)];
     let inputs = Inputs::new(&model, layout, args.micro_batch);
     let pass = |loaded: &dyn Loaded, tangents| {
         let mut engine = loaded.make(layout, args.micro_batch, tangents, GuessKind::Activation)?;
