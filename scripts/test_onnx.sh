@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # test_onnx.sh: exports of the built-in model, before and after tuning, in other programs: the ONNX checker, Python's onnxruntime and a C++
 # program find the classes that `foretune predict` finds. Needs PYTHON with onnx, onnxruntime and Pillow, FORETUNE, and ONNXRUNTIME_ROOT, an
-# unpacked release of ONNX Runtime or what scripts/onnxruntime_root.sh makes; without that, C++ is skipped.
+# unpacked release of ONNX Runtime or what scripts/onnxruntime_root.sh makes; without that, C++ is skipped. FORETUNE_KEEP_EXPORTS: a folder of
+# exports that the ONNX checker is to pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} foretune=${FORETUNE:-foretune}
@@ -19,6 +20,19 @@ print(f"{sys.argv[3]}: {same} of {len(ours)} classes agree")
 sys.exit(same < 0.95 * len(ours))
 PYTHON
 }
+
+# Every golden case, with its prompts, as `cargo test --test onnx` leaves it.
+if [[ -n ${FORETUNE_KEEP_EXPORTS:-} ]]; then
+    "$python" - "$FORETUNE_KEEP_EXPORTS" <<'PYTHON'
+import pathlib, sys
+import onnx
+paths = sorted(pathlib.Path(sys.argv[1]).glob("*.onnx"))
+for path in paths:
+    onnx.checker.check_model(str(path), full_check=True)
+print(f"the ONNX checker passes {len(paths)} exports of golden cases")
+sys.exit(len(paths) < 20)
+PYTHON
+fi
 
 cpp=
 if [[ -z ${ONNXRUNTIME_ROOT:-} ]]; then

@@ -63,6 +63,14 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
     norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
 }
 
+/// Leaves a copy in the folder `FORETUNE_KEEP_EXPORTS`, if that is set: `scripts/test_onnx.sh` has them checked.
+fn keep(path: &Path, name: &str) {
+    if let Some(folder) = std::env::var_os("FORETUNE_KEEP_EXPORTS") {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(path, Path::new(&folder).join(name)).unwrap();
+    }
+}
+
 #[test]
 fn exports_give_every_librarys_logits() {
     if !runtime() {
@@ -81,6 +89,7 @@ fn exports_give_every_librarys_logits() {
         let Values(shape, images) = values(&file, "images").unwrap();
         for (element, tolerance) in [(Element::F32, 2e-5), (Element::F16, 5e-3)] {
             export(&classifier, ExportOptions { element, preprocessing: false }, &path).unwrap();
+            keep(&path, &format!("{}-{element:?}.onnx", case.file_name().unwrap().display()));
             let found = error(&logits(&path, &images, &shape), &expected);
             assert!(found <= tolerance, "{}: {element:?}: {found:e}", case.display());
             // Batches of one and of seven are the same examples.

@@ -1,7 +1,7 @@
 //! Runs on ONNX Runtime beside the same runs on the native engine.
 
 use super::common::{self, Bench};
-use super::runtime;
+use super::{cases, runtime};
 use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions};
 use foretune::engine::ort::{OrtModel, OrtOptions};
@@ -93,6 +93,42 @@ fn runs_follow_the_native_engine() {
             compare(&model, &dataset, &options, 2e-3);
         }
     }
+}
+
+/// Fifty steps on every library's model, deep prompts included.
+#[test]
+fn runs_on_golden_models_follow_the_native_engine() {
+    if !runtime() {
+        return;
+    }
+    let bench = Bench::new(5, 2);
+    let dataset = Dataset::open(&bench.path("data"), Format::Folder, &OpenOptions::default()).unwrap();
+    let mut tuned = 0;
+    for (case, path) in cases() {
+        if path != case {
+            continue;
+        }
+        let model = Model::open(&path, &LoadOptions::default()).unwrap();
+        for (deep, insert_at) in [(false, 0), (true, model.spec.depth / 2)] {
+            let options = TuneOptions {
+                guess: GuessKind::Activation,
+                head: HeadKind::Linear,
+                deep,
+                insert_at,
+                tangents: 2,
+                steps: 50,
+                warmup: 2,
+                batch: 6,
+                lr: 0.01,
+                augment: AugmentKind::None,
+                val_fraction: 0.0,
+                ..TuneOptions::default()
+            };
+            compare(&model, &dataset, &options, 2e-3);
+        }
+        tuned += 1;
+    }
+    assert!(tuned >= 10, "{tuned} models");
 }
 
 /// Micro-batches of one example, passes of one tangent and threads change no bit.
