@@ -76,9 +76,16 @@ if has valgrind; then
     # AVX-512 is unknown to it. Threads of pools that are still ending hold their stacks: possibly lost.
     check=(valgrind -q --fair-sched=yes --leak-check=full --show-possibly-lost=no --errors-for-leak-kinds=definite --error-exitcode=9
         --suppressions=ffi/tests/c/valgrind.supp)
-    FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/session" "$model" "$out/scratch"
-    FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/threads" "$model"
-    FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/onnx" "$model" "$out/scratch"
+    # Each runs on one core.
+    running=()
+    for test in session threads onnx; do
+        scratch=("$out/$test.scratch")
+        mkdir -p "${scratch[@]}"
+        [[ $test != threads ]] || scratch=()
+        FORETUNE_ISA=avx2 SLOW=1 "${check[@]}" "$out/$test" "$model" "${scratch[@]}" &
+        running+=($!)
+    done
+    for pid in "${running[@]}"; do wait "$pid"; done
 fi
 
 echo '--- the same adapter from C, C++, Python and Rust'

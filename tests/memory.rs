@@ -185,9 +185,9 @@ fn half_of_what_the_exact_gradient_takes_or_less() {
 fn what_a_guess_keeps_is_planned_for() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
-    let [data, model] = ["data", "base"].map(|name| folder.path().join(name));
+    let [data, model] = ["data", "small"].map(|name| folder.path().join(name));
     photos(&data, [256, 256]);
-    synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
+    synthesise(&model, SynthArch::VitSmallPatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
     let opened = Model::open(&model, &LoadOptions::default()).unwrap();
     let job = TuneOptions { insert_at: 10, clip: 1.0, prompts: 2, ..options(3, 4) };
     for options in [
@@ -209,9 +209,9 @@ fn what_a_guess_keeps_is_planned_for() {
 fn a_prefix_cache_is_planned_for() {
     let _alone = ALONE.lock();
     let folder = tempfile::tempdir().unwrap();
-    let [data, model, cache] = ["data", "base", "cache"].map(|name| folder.path().join(name));
+    let [data, model, cache] = ["data", "small", "cache"].map(|name| folder.path().join(name));
     photos(&data, [256, 256]);
-    synthesise(&model, SynthArch::VitBasePatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
+    synthesise(&model, SynthArch::VitSmallPatch16_224, SynthNames::Timm, SynthDtype::F16, 0).unwrap();
     let opened = Model::open(&model, &LoadOptions::default()).unwrap();
     let without = TuneOptions { augment: AugmentKind::None, insert_at: 10, ..options(3, 1) };
     let with = TuneOptions { prefix_f16: true, ..without.clone() };
@@ -222,7 +222,7 @@ fn a_prefix_cache_is_planned_for() {
     assert!((2 * 4 * values + 2 * 2 * values..=3 * 4 * values + 2 * 2 * values + 4096).contains(&more), "{more} bytes");
     for state in ["cold", "warm"] {
         let (peak, _) = run_with(&model, IMAGE, &data, &with, CPU, Some(smallest_with), Some(&cache));
-        println!("ViT-B/16 with a {state} prefix cache: peak {peak} of {} bytes", smallest_with.0);
+        println!("ViT-S/16 with a {state} prefix cache: peak {peak} of {} bytes", smallest_with.0);
         assert!(peak <= smallest_with.0, "{state}: {peak} bytes of {}", smallest_with.0);
     }
 }

@@ -96,8 +96,9 @@ impl AsRef<[u8]> for HostBytes {
     }
 }
 
-/// Opens the checkpoint at `path`: a folder, a safetensors file or a shard index, in timm's or transformers' names. Weights stay mapped
-/// in the file and are read when they are used. `options`: null for the defaults. `*model` is the caller's to destroy. Any thread.
+/// Opens the checkpoint at `path`: a folder, a safetensors file or a shard index, in timm's or transformers' names; or an ONNX file of such
+/// a model. Weights stay mapped in the file and are read when they are used, but for those that an ONNX file has transposed, which are
+/// held in memory. `options`: null for the defaults. `*model` is the caller's to destroy. Any thread.
 ///
 /// Errors: `FORETUNE_IO`, `FORETUNE_BAD_MODEL`, `FORETUNE_BAD_OPTIONS`, `FORETUNE_INVALID_ARGUMENT`; `*model` is null then.
 ///

@@ -35,50 +35,61 @@ fn rounding(precision: Precision) -> fn(f64) -> f64 {
     }
 }
 
-#[test]
-fn every_operation_agrees_with_the_f64_reference() {
-    if !emulator::load() {
-        return;
-    }
-    let mut worst = std::collections::BTreeMap::new();
-    for precision in PRECISIONS {
-        let backend = backend(precision);
-        // Several tiles of keys and blocks of queries take all precisions through the same code but for f32.
-        let most = if precision == Precision::Bf16 { 100 } else { 300 };
-        for mut shape in affordable_shapes(most) {
-            shape.round = rounding(precision);
-            for found in compare(&backend, &shape) {
-                let (name, error) = (format!("{} {precision}", found.name), found.error);
-                // The table's values have 22 bits; beyond that an operation adds roundings of what is stored.
-                let limit = match (found.name.as_str(), precision) {
-                    ("gather" | "scatter" | "patches" | "zero", Precision::F32) => 0.0,
-                    (_, Precision::F32) => 1e-5,
-                    (_, Precision::F16) => 4e-3,
-                    (_, Precision::Bf16) => 3e-2,
-                };
-                // Half of f16's smallest number, below which there are no digits.
-                let nothing = precision == Precision::F16 && found.gap < 3e-8;
-                assert!(error <= limit || nothing, "{name}, {shape:?}: off by {error:e}");
-                let entry = worst.entry(name).or_insert(0.0_f64);
-                *entry = entry.max(error);
+/// A test a precision, so that they share the cores.
+macro_rules! by_precision {
+    ($($name:ident: $check:ident($precision:expr);)*) => {
+        $(
+            #[test]
+            fn $name() {
+                if emulator::load() {
+                    $check($precision);
+                }
             }
-        }
-    }
-    println!("{worst:#?}");
+        )*
+    };
 }
 
-#[test]
-fn results_repeat_and_do_not_depend_on_the_other_examples() {
-    if !emulator::load() {
-        return;
-    }
-    for precision in PRECISIONS {
-        let backend = backend(precision);
-        for shape in affordable_shapes(70) {
-            check_independence(&backend, &shape);
-            let [first, second] = [(); 2].map(|()| run(&backend, &shape));
-            assert!(first == second, "{precision}, {shape:?}");
+by_precision! {
+    every_operation_agrees_with_the_f64_reference_in_f32: agrees(Precision::F32);
+    every_operation_agrees_with_the_f64_reference_in_f16: agrees(Precision::F16);
+    every_operation_agrees_with_the_f64_reference_in_bf16: agrees(Precision::Bf16);
+    results_repeat_and_do_not_depend_on_the_other_examples_in_f32: repeats(Precision::F32);
+    results_repeat_and_do_not_depend_on_the_other_examples_in_f16: repeats(Precision::F16);
+    results_repeat_and_do_not_depend_on_the_other_examples_in_bf16: repeats(Precision::Bf16);
+}
+
+fn agrees(precision: Precision) {
+    let mut worst = std::collections::BTreeMap::new();
+    let backend = backend(precision);
+    // Several tiles of keys and blocks of queries take all precisions through the same code but for f32.
+    let most = if precision == Precision::Bf16 { 100 } else { 300 };
+    for mut shape in affordable_shapes(most) {
+        shape.round = rounding(precision);
+        for found in compare(&backend, &shape) {
+            let error = found.error;
+            // The table's values have 22 bits; beyond that an operation adds roundings of what is stored.
+            let limit = match (found.name.as_str(), precision) {
+                ("gather" | "scatter" | "patches" | "zero", Precision::F32) => 0.0,
+                (_, Precision::F32) => 1e-5,
+                (_, Precision::F16) => 4e-3,
+                (_, Precision::Bf16) => 3e-2,
+            };
+            // Half of f16's smallest number, below which there are no digits.
+            let nothing = precision == Precision::F16 && found.gap < 3e-8;
+            assert!(error <= limit || nothing, "{} {precision}, {shape:?}: off by {error:e}", found.name);
+            let entry = worst.entry(found.name).or_insert(0.0_f64);
+            *entry = entry.max(error);
         }
+    }
+    println!("{precision}: {worst:#?}");
+}
+
+fn repeats(precision: Precision) {
+    let backend = backend(precision);
+    for shape in affordable_shapes(70) {
+        check_independence(&backend, &shape);
+        let [first, second] = [(); 2].map(|()| run(&backend, &shape));
+        assert!(first == second, "{precision}, {shape:?}");
     }
 }
 

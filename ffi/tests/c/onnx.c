@@ -136,6 +136,36 @@ static void exports(const foretune_model *model, const struct frames *frames, co
     free(own.data);
 }
 
+/* An export without prompts is the model again. */
+static void imports(const foretune_model *model, const struct frames *frames, const char *scratch) {
+    char path[4096], adapter[4096];
+    snprintf(path, sizeof path, "%s/model.onnx", scratch);
+    snprintf(adapter, sizeof adapter, "%s/exported.safetensors", scratch);
+    OK(foretune_export(model, NULL, path, NULL));
+    foretune_model *opened = NULL;
+    OK(foretune_model_open(path, NULL, &opened));
+    float logits[2][8 * CLASSES];
+    for (unsigned i = 0; i < 2; i++) {
+        foretune_predictor_options serving = {.struct_size = sizeof serving, .device = FORETUNE_DEVICE_CPU, .slots = 1, .micro_batch = 8};
+        foretune_predictor *predictor = NULL;
+        OK(foretune_predictor_create(i ? opened : model, adapter, &serving, &predictor));
+        OK(foretune_predictor_predict(predictor, frames->images, 8, logits[i], 8 * CLASSES));
+        foretune_predictor_destroy(&predictor);
+    }
+    CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
+    foretune_model_destroy(&opened);
+
+    struct bytes whole = read_file(path);
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(whole.data, 1, whole.size / 2, file) == whole.size / 2 && !fclose(file));
+    FAILS(foretune_model_open(path, NULL, &opened), FORETUNE_BAD_MODEL, "is not a whole ONNX model");
+    CHECK(!opened);
+    OK(foretune_export(model, adapter, path, NULL));
+    FAILS(foretune_model_open(path, NULL, &opened), FORETUNE_BAD_MODEL, "it is an exported adapter");
+    CHECK(!remove(path));
+    free(whole.data);
+}
+
 /* Whether there is an ONNX Runtime; it is loaded then. */
 static int loaded(const foretune_model *model) {
     foretune_onnx_runtime_info info = {.struct_size = sizeof info}, again = info;
@@ -261,6 +291,7 @@ int main(int argc, char **argv) {
     libraries(model, argv[2]);
     refusals(model);
     exports(model, frames, argv[2]);
+    imports(model, frames, argv[2]);
     if (loaded(model)) {
         follows_the_native_engine(model, frames);
         predicts_as_the_native_engine(model, frames);
