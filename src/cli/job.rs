@@ -1,13 +1,13 @@
 //! Parsed arguments made into jobs: every contradiction is found here, before anything is opened.
 
 use super::args::{
-    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, ExportArgs, Global, ImportArgs, ModelArgs, PredictArgs,
-    SelftestArgs, SynthArgs,
+    Cli, Command, DataArgs, DataCommand, Dtype, EvalArgs, Global, ModelArgs, PredictArgs, SelftestArgs, SynthArgs,
 };
 use super::bench::BenchArgs;
 use super::compare::CompareJob;
 use super::corrupt_args::CorruptArgs;
 use super::device::{DeviceChoice, EngineArgs, EngineChoice};
+use super::onnx_args::{ExportArgs, ImportArgs};
 use super::tune_job::{PlanJob, TuneJob};
 use clap_complete::Shell;
 use foretune::backend::Precision;

@@ -9,6 +9,7 @@ mod interrupt;
 mod job;
 mod load;
 mod memory;
+mod onnx_args;
 mod output;
 mod run_corrupt;
 mod run_demo;

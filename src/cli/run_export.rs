@@ -1,6 +1,7 @@
 //! `foretune export`: a classifier as an ONNX file.
 
-use super::args::{ExportArgs, Global};
+use super::args::Global;
+use super::onnx_args::ExportArgs;
 use super::output;
 use foretune::model::LoadOptions;
 use foretune::onnx::{ExportOptions, export};

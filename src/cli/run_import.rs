@@ -1,6 +1,7 @@
 //! `foretune import`: an ONNX file as a checkpoint folder.
 
-use super::args::{Global, ImportArgs};
+use super::args::Global;
+use super::onnx_args::ImportArgs;
 use super::output;
 use foretune::Result;
 use foretune::model::import_onnx;
