@@ -56,6 +56,21 @@ fn compare(model: &Model, dataset: &Dataset, options: &TuneOptions, tolerance: f
     assert!(apart < tolerance, "{}: prompts are {apart:e} apart", options.guess);
 }
 
+/// What the runs here have in common: nothing random but the tangents.
+fn options(guess: GuessKind) -> TuneOptions {
+    TuneOptions {
+        guess,
+        // Prototypes tell these photos apart without a loss.
+        head: HeadKind::Linear,
+        steps: 50,
+        warmup: 2,
+        lr: 0.01,
+        augment: AugmentKind::None,
+        val_fraction: 0.0,
+        ..TuneOptions::default()
+    }
+}
+
 /// Fifty steps with every kind of guess, shallow and deep.
 #[test]
 fn runs_follow_the_native_engine() {
@@ -75,21 +90,7 @@ fn runs_follow_the_native_engine() {
     ];
     for guess in guesses {
         for (deep, insert_at) in [(false, 0), (true, 1)] {
-            let options = TuneOptions {
-                guess,
-                // Prototypes tell these photos apart without a loss.
-                head: HeadKind::Linear,
-                deep,
-                insert_at,
-                tangents: 4,
-                steps: 50,
-                warmup: 2,
-                batch: 7,
-                lr: 0.01,
-                augment: AugmentKind::None,
-                val_fraction: 0.0,
-                ..TuneOptions::default()
-            };
+            let options = TuneOptions { deep, insert_at, tangents: 4, batch: 7, ..options(guess) };
             compare(&model, &dataset, &options, 2e-3);
         }
     }
@@ -110,20 +111,7 @@ fn runs_on_golden_models_follow_the_native_engine() {
         }
         let model = Model::open(&path, &LoadOptions::default()).unwrap();
         for (deep, insert_at) in [(false, 0), (true, model.spec.depth / 2)] {
-            let options = TuneOptions {
-                guess: GuessKind::Activation,
-                head: HeadKind::Linear,
-                deep,
-                insert_at,
-                tangents: 2,
-                steps: 50,
-                warmup: 2,
-                batch: 6,
-                lr: 0.01,
-                augment: AugmentKind::None,
-                val_fraction: 0.0,
-                ..TuneOptions::default()
-            };
+            let options = TuneOptions { deep, insert_at, tangents: 2, batch: 6, ..options(GuessKind::Activation) };
             compare(&model, &dataset, &options, 2e-3);
         }
         tuned += 1;
@@ -146,18 +134,8 @@ fn the_same_bits_however_a_batch_is_cut() {
     let model = Model::open(&bench.path("model"), &LoadOptions::default()).unwrap();
     let dataset = Dataset::open(&bench.path("data"), Format::Folder, &OpenOptions::default()).unwrap();
     for head in [HeadKind::Linear, HeadKind::Prototype] {
-        let options = TuneOptions {
-            guess: GuessKind::Activation,
-            head,
-            tangents: 4,
-            steps: 4,
-            warmup: 1,
-            batch: 7,
-            lr: 0.01,
-            augment: AugmentKind::None,
-            val_fraction: 0.0,
-            ..TuneOptions::default()
-        };
+        let options =
+            TuneOptions { head, tangents: 4, steps: 4, warmup: 1, batch: 7, ..options(GuessKind::Activation) };
         let cut = |threads, micro_batch, tangents| {
             let loaded = OrtModel::new(&model, OrtOptions { threads, ..OrtOptions::default() }).unwrap();
             let (losses, prompts) = run_by(micro_batch, tangents, &model, &loaded, &dataset, &options);

@@ -21,10 +21,13 @@ enum Given {
     Labels(Tensor<i64>),
 }
 
-struct Sized {
+/// What passes of one size go through.
+struct Bindings {
     size: Size,
     binding: IoBinding,
     inputs: Vec<Given>,
+    /// Of the outputs.
+    shapes: Vec<Vec<usize>>,
 }
 
 /// A session of a graph.
@@ -32,7 +35,7 @@ pub(super) struct Bound {
     session: Session,
     inputs: Vec<Described>,
     outputs: Vec<Described>,
-    sizes: Vec<Sized>,
+    sizes: Vec<Bindings>,
 }
 
 impl Bound {
@@ -48,19 +51,19 @@ impl Bound {
         fill: &mut dyn FnMut(Port, Slot) -> Result<()>,
         take: &mut dyn FnMut(Port, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let at = match self.sizes.iter().position(|sized| sized.size == size) {
+        let at = match self.sizes.iter().position(|known| known.size == size) {
             Some(at) => at,
             None => {
-                let sized = self.bind(size)?;
+                let bindings = self.bind(size)?;
                 if self.sizes.len() == KEPT {
                     self.sizes.remove(0);
                 }
-                self.sizes.push(sized);
+                self.sizes.push(bindings);
                 self.sizes.len() - 1
             }
         };
         let failed = |error: ort::Error| failed("run the model", &error);
-        let Sized { binding, inputs, .. } = &mut self.sizes[at];
+        let Bindings { binding, inputs, shapes, .. } = &mut self.sizes[at];
         for (given, Described { port, .. }) in inputs.iter_mut().zip(&self.inputs) {
             // Bound anew, without which a device would not see what has changed.
             match given {
@@ -76,14 +79,13 @@ impl Bound {
             .map_err(failed)?;
         }
         let outputs = self.session.run_binding(binding).map_err(failed)?;
-        for described in &self.outputs {
+        for (described, expected) in self.outputs.iter().zip(&*shapes) {
             let name = described.port.to_string();
             let value = outputs.get(&name);
             let value = value.ok_or_else(|| Error::OnnxRuntime(format!("it returned no `{name}`")))?;
             let (found, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-            let expected = described.shape(size);
             let fits =
-                found.len() == expected.len() && found.iter().zip(&expected).all(|(&found, &n)| found == n as i64);
+                found.len() == expected.len() && found.iter().zip(expected).all(|(&found, &n)| found == n as i64);
             if !fits || values.len() != expected.iter().product::<usize>() {
                 let problem = format!("it returned `{name}` of shape {found:?}, expected {expected:?}");
                 return Err(Error::OnnxRuntime(problem));
@@ -93,7 +95,7 @@ impl Bound {
         Ok(())
     }
 
-    fn bind(&self, size: Size) -> Result<Sized> {
+    fn bind(&self, size: Size) -> Result<Bindings> {
         let failed = |error: ort::Error| failed("bind the model's inputs and outputs", &error);
         let mut binding = self.session.create_binding().map_err(failed)?;
         let inputs = self.inputs.iter().map(|described| {
@@ -108,6 +110,7 @@ impl Bound {
         for described in &self.outputs {
             binding.bind_output_to_device(described.port.to_string(), &MemoryInfo::default()).map_err(failed)?;
         }
-        Ok(Sized { size, binding, inputs })
+        let shapes = self.outputs.iter().map(|described| described.shape(size)).collect();
+        Ok(Bindings { size, binding, inputs, shapes })
     }
 }
